@@ -1,0 +1,229 @@
+"""One campaign from start to end: everything it owns is begun here, and ended here in the opposite order."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from parsl.config import Config
+from parsl.executors.base import ParslExecutor
+
+from agents import probing, server
+from agents.policies import policy
+from agents.queues import Queues, pipe_queues, redis_queues
+from agents.state import CampaignState, Destination, Molecule
+from agents.steering import Steering
+from agents.summing import snapshot, summarise
+from agents.supervisor import Server, Signals, Supervisor
+from agents.thinker import CampaignThinker
+from campaign.display import Display
+from campaign.ledger import Ledger
+from campaign.processes import reap
+from campaign.rundir import RunDirectory
+from campaign.settings import Settings
+from campaign.stores import Stores
+from campaign.summary import Summary
+from campaign.trace import Traces
+from tasks.errors import BadInput, TaskFailed
+from tasks.infer import embed
+from tasks.messages import Dynamics, ProbeReport, Ref, StoreSpec, Topic
+from tasks.probe import probe
+from tasks.simulate import run_segment
+from tasks.systems import PreparedSystem
+from tasks.train import train
+from tasks.transport import evict, move, ship
+
+logger = logging.getLogger("wayfinder")
+
+METHODS: dict[Topic, Callable[..., Any]] = {"simulate": run_segment, "infer": embed, "train": train, "move": move}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a campaign needs from the outside.
+
+    Attributes
+    ----------
+    executors
+        Not started yet; they come to life in the task server's process.
+    redis
+        Host and port, and who tells when it is gone; None where nothing uses Redis.
+    weights
+        Pretrained model, packed; None to start from principal components.
+    began
+        When the command began, monotonic.
+    """
+
+    settings: Settings
+    run_dir: RunDirectory
+    run_id: str
+    private_dir: Path
+    prepared: PreparedSystem
+    dynamics: Dynamics
+    weights: bytes | None
+    destinations: dict[Topic, Destination]
+    executors: list[ParslExecutor]
+    stores: Stores
+    redis: tuple[str, int, Server] | None
+    began: float
+
+
+def run_campaign(plan: Plan, signals: Signals) -> Summary:
+    """Run a campaign to its end, whatever that is, and return its summary.
+
+    Raises
+    ------
+    BadInput
+        When an executor says that work would fail there; nothing was sent.
+    """
+    with ExitStack() as stack:
+        queues = _queues(plan)
+        task_server = _server(plan, queues)
+        # Forked before this process has threads, a database or a device open.
+        task_server.start()
+        stack.callback(_end_processes, plan, task_server, queues)
+        ledger = Ledger(plan.run_dir.ledger)
+        stack.callback(ledger.close)
+        traces = stack.enter_context(Traces(plan.run_dir.path))
+        state, basis = _state(plan, ledger)
+        steering = Steering(state, basis)
+        thinker = CampaignThinker(queues, steering, traces, plan.run_dir.path)
+        try:
+            _probe(plan, queues, task_server, signals)
+            _watch(plan, thinker, task_server, signals)
+        except probing.ProbeFailed as error:
+            state.fail(str(error))
+        finally:
+            seconds = time.monotonic() - plan.began
+            ledger.abandon_running()
+            _end_processes(plan, task_server, queues)
+            _empty_stores(plan, state)
+        return summarise(plan.settings, state, queues, signals.first, plan.began, seconds)
+
+
+def _queues(plan: Plan) -> Queues:
+    if plan.settings.queue == "pipe":
+        return pipe_queues()
+    assert plan.redis is not None  # the settings ask for Redis, so the plan has one
+    return redis_queues(plan.redis[0], plan.redis[1], f"wayfinder-{plan.run_id[:12]}:queue")
+
+
+def _server(plan: Plan, queues: Queues) -> server.SafeTaskServer:
+    methods = [
+        (destination.method, METHODS[topic], destination.executor) for topic, destination in plan.destinations.items()
+    ]
+    methods += [(probing.method_of(executor.label), probe, executor.label) for executor in plan.executors]
+    config = Config(
+        executors=plan.executors,
+        run_dir=str(plan.run_dir.path / "logs" / "parsl"),
+        retries=0,
+        usage_tracking=0,
+        initialize_logging=False,
+        strategy="simple",
+        strategy_period=1,
+    )
+    return server.SafeTaskServer(methods, queues, config, plan.run_id, plan.private_dir)
+
+
+def _state(plan: Plan, ledger: Ledger) -> tuple[CampaignState, Ref]:
+    """Return the campaign's state, and the address of where walkers begin; system and weights are shipped."""
+    stores = plan.stores.of
+    arrays = plan.prepared.to_arrays()
+    shipped: dict[StoreSpec, Ref] = {store: ship(arrays, store) for store in plan.stores.specs}
+    molecule = Molecule(
+        plan.prepared.name,
+        plan.prepared.digest,
+        plan.prepared.n_atoms,
+        {"simulate": shipped[stores["simulate"]], "infer": shipped[stores["infer"]]},
+    )
+    settings = plan.settings
+    state = CampaignState(settings, policy(settings.policy), plan.dynamics, molecule, plan.destinations, ledger)
+    for ref in shipped.values():
+        state.hold(ref, "system")
+    if plan.weights is not None:
+        state.model = ship({"model": np.frombuffer(plan.weights, np.uint8)}, stores["infer"], always=False)
+        state.hold(state.model, "model")
+    return state, ship({"positions": plan.prepared.positions[None]}, stores["simulate"])
+
+
+def _probe(plan: Plan, queues: Queues, task_server: server.SafeTaskServer, signals: Signals) -> None:
+    """Ask every executor; refuse the campaign where work would fail.
+
+    Raises
+    ------
+    BadInput, ProbeFailed
+    """
+
+    def trouble() -> str | None:
+        if signals.first is not None:
+            return f"{signals.first.name} was received while workers were starting"
+        if not task_server.is_alive():
+            return server.why_it_ended(task_server.exitcode)
+        return None if plan.redis is None else plan.redis[2].trouble()
+
+    asked = probing.questions(plan.destinations, plan.dynamics.platform, plan.stores.specs)
+    try:
+        reports = probing.ask(queues, asked, plan.settings.start_timeout, trouble)
+    except probing.SiteMismatch as error:
+        raise BadInput(str(error)) from error
+    for executor, report in reports.items():
+        _log_report(executor, report)
+
+
+def _log_report(executor: str, report: ProbeReport) -> None:
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(report.versions.items()))
+    logger.info("executor %s: %s, %s, Python %s, %s", executor, report.host, report.device, report.python, versions)
+
+
+def _watch(plan: Plan, thinker: CampaignThinker, task_server: server.SafeTaskServer, signals: Signals) -> None:
+    state = thinker.steering.state
+    redis = None if plan.redis is None else plan.redis[2]
+    state.began = time.monotonic()
+    with _display(thinker.steering) as display:
+        supervisor = Supervisor(thinker, task_server, redis, signals, plan.settings.grace_s, display.update)
+        thinker.start()
+        try:
+            supervisor.watch()
+        finally:
+            supervisor.end()
+    if state.failure is None and state.ending is None and not thinker.steering.finished:
+        state.fail("the Thinker ended before its work was done; see runtime.log")
+
+
+@contextmanager
+def _display(steering: Steering) -> Iterator[Display]:
+    display = Display(lambda: snapshot(steering))
+    try:
+        yield display
+    finally:
+        display.close()
+
+
+def _end_processes(plan: Plan, task_server: server.SafeTaskServer, queues: Queues) -> None:
+    """End the task server, then whatever of the run is still alive; a second call finds nothing to do."""
+    if task_server.is_alive():
+        server.stop(task_server, queues)
+    reap(plan.run_id)
+    shutil.rmtree(plan.private_dir, ignore_errors=True)
+
+
+def _empty_stores(plan: Plan, state: CampaignState) -> None:
+    """Evict what is held, and what attempts that were killed left behind."""
+    try:
+        for ref in state.holds.drop_all():
+            evict(ref)
+        swept, left = plan.stores.sweep()
+    except (TaskFailed, OSError) as error:
+        # A Redis server that is gone has nothing left to empty.
+        logger.warning("a store could not be emptied: %s", error)
+        return
+    state.holds.created += swept
+    state.holds.evicted += swept - left
+    state.proxies_left = left

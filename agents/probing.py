@@ -1,0 +1,118 @@
+"""Ask every executor what it is before work is sent there; a mismatch is a sentence with both sides."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from colmena.exceptions import TimeoutException
+
+from agents.queues import PROBE, Queues
+from agents.state import Destination
+from tasks.messages import ProbeReport, ProbeSpec, Role, StoreSpec, Topic
+from tasks.probe import source_digest
+
+# Training shares the executor of inference.
+_ROLES: dict[Topic, Role] = {"simulate": "md", "infer": "ml", "move": "host"}
+
+
+class ProbeFailed(Exception):
+    """No executor answered in time, or the task server ended: the campaign cannot go on."""
+
+
+class SiteMismatch(Exception):
+    """An executor answered, and work would fail there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A probe for one executor."""
+
+    topic: Topic
+    destination: Destination
+    spec: ProbeSpec
+
+
+def questions(
+    destinations: dict[Topic, Destination], platform_name: str, stores: Iterable[StoreSpec]
+) -> list[Question]:
+    """Return one probe for each executor that will get work."""
+    asked = []
+    for topic, role in _ROLES.items():
+        destination = destinations.get(topic)
+        if destination is None:
+            continue
+        reached = tuple(store for store in stores if store.kind in destination.reaches)
+        md_platform = platform_name if topic == "simulate" else ""
+        spec = ProbeSpec(role, md_platform, reached, destination.run_dir)
+        asked.append(Question(topic, destination, spec))
+    return asked
+
+
+def method_of(executor: str) -> str:
+    """Return the name under which the task server knows the probe of an executor."""
+    return f"probe@{executor}"
+
+
+def ask(
+    queues: Queues, asked: Iterable[Question], timeout_s: float, trouble: Callable[[], str | None]
+) -> dict[str, ProbeReport]:
+    """Return each executor's report, by its label.
+
+    Parameters
+    ----------
+    trouble
+        Tells why waiting is in vain, once it is.
+
+    Raises
+    ------
+    ProbeFailed
+        When an executor does not answer within ``timeout_s``.
+    SiteMismatch
+        When work would fail on one.
+    """
+    waiting = {question.destination.executor: question for question in asked}
+    for executor, question in waiting.items():
+        queues.send_inputs(question.spec, method=method_of(executor), topic=PROBE, task_info={"executor": executor})
+    reports: dict[str, ProbeReport] = {}
+    deadline = time.monotonic() + timeout_s
+    while len(reports) < len(waiting):
+        reason = trouble()
+        if reason is not None:
+            raise ProbeFailed(reason)
+        if time.monotonic() > deadline:
+            silent = ", ".join(sorted(set(waiting) - set(reports)))
+            raise ProbeFailed(
+                f"executor {silent} did not answer within --start-timeout {timeout_s:g} s; see its logs"
+            )
+        try:
+            result = queues.get_result(topic=PROBE, timeout=1)
+        except TimeoutException:
+            continue
+        executor = result.task_info["executor"]
+        if not result.success:
+            raise SiteMismatch(_about(waiting[executor], f"the probe failed there: {result.failure_info.exception}"))
+        reports[executor] = result.value
+        for problem in problems(result.value):
+            raise SiteMismatch(_about(waiting[executor], problem))
+    return reports
+
+
+def problems(report: ProbeReport) -> list[str]:
+    """Return why work would fail on an executor, as sentences."""
+    here = platform.python_version()
+    found = list(report.problems)
+    if report.python.rsplit(".", 1)[0] != here.rsplit(".", 1)[0]:
+        found.append(f"Python is {report.python} there and {here} here; use the same minor version on both sides")
+    digest = source_digest()
+    if report.tasks_digest != digest:
+        found.append(
+            f"`tasks` there is {report.tasks_digest[:12]} and here {digest[:12]}; install this checkout's wheel there"
+        )
+    return found
+
+
+def _about(question: Question, problem: str) -> str:
+    return f"site {question.destination.site}, executor {question.destination.executor}: {problem}"

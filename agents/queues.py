@@ -1,0 +1,90 @@
+"""Colmena's queues, safe to send on from several threads, and counting the bytes that pass."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from typing import Any
+
+import redis
+from colmena.queue.python import PipeQueues
+from colmena.queue.redis import RedisQueues
+
+PROBE = "probe"
+TOPICS = ("simulate", "infer", "train", "move", PROBE)
+
+
+class _Counted:
+    """Counts message bytes by topic in this process, and lets one thread send at a time.
+
+    Colmena's pipes are written by the thread of each agent, and by a thread per executor on the other side; messages
+    larger than the pipe's buffer would interleave.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.bytes_sent: Counter[str] = Counter()
+        self.bytes_received: Counter[str] = Counter()
+        self._sending = threading.Lock()
+        super().__init__(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[assignment]  # of the queues below
+        del state["_sending"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[misc]
+        self._sending = threading.Lock()
+
+    def _send_request(self, message: str, topic: str) -> None:
+        self.bytes_sent[topic] += len(message)
+        with self._sending:
+            super()._send_request(message, topic)  # type: ignore[misc]
+
+    def _send_result(self, message: str, topic: str) -> None:
+        with self._sending:
+            super()._send_result(message, topic)  # type: ignore[misc]
+
+    def _get_result(self, topic: str, timeout: float | None = None) -> str:
+        message: str = super()._get_result(topic, timeout)  # type: ignore[misc]
+        self.bytes_received[topic] += len(message)
+        return message
+
+    def forget_active(self) -> None:
+        """Stop waiting for tasks that will never come back, or Colmena's agents wait for ever."""
+        with self._active_lock:  # type: ignore[attr-defined]
+            self._active_tasks.clear()  # type: ignore[attr-defined]
+            self._all_complete.set()  # type: ignore[attr-defined]
+
+
+class CountedPipes(_Counted, PipeQueues):
+    """Pipes between the Thinker and the task server."""
+
+
+class CountedRedis(_Counted, RedisQueues):
+    """Lists on a Redis server."""
+
+    def connect(self) -> None:
+        """Connect without a socket timeout: a blocking read past redis-py's default of 5 s would raise."""
+        if self.redis_client is None:
+            self.redis_client: Any = redis.StrictRedis(
+                host=self.hostname,
+                port=self.port,
+                decode_responses=True,
+                socket_timeout=None,
+                socket_connect_timeout=10,
+            )
+            self.redis_client.ping()
+
+
+Queues = CountedPipes | CountedRedis
+
+
+def pipe_queues() -> CountedPipes:
+    """Return queues for a task server on this machine."""
+    return CountedPipes(topics=TOPICS, keep_inputs=False)
+
+
+def redis_queues(host: str, port: int, prefix: str) -> CountedRedis:
+    """Return queues on a Redis server; their keys begin with ``prefix``."""
+    return CountedRedis(topics=TOPICS, hostname=host, port=port, prefix=prefix, keep_inputs=False)

@@ -1,0 +1,214 @@
+"""The simulate topic: keeps every slot busy, and chooses where each walker's next segment starts."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from agents.state import CampaignState, CandidateSet, Start, Walker
+from agents.topic import Failure, Outcome, TopicAgent
+from tasks.messages import Ref, SegmentResult, SegmentSpec
+
+# Segments sent per worker: one runs, one waits behind it.
+QUEUED_PER_WORKER = 2
+
+
+class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
+    """Walkers, their starts, and the segments in flight.
+
+    Parameters
+    ----------
+    basis
+        Where walkers begin.
+    """
+
+    topic = "simulate"
+    kind = "simulate"
+    given_up_state = "quarantined"
+
+    def __init__(self, state: CampaignState, basis: Ref) -> None:
+        super().__init__(state)
+        self.basis = Start(basis, 0, None, None)
+        state.hold(basis, "basis")
+        self.walkers = [Walker(i, self.basis) for i in range(state.settings.walkers)]
+        self.idle = deque(self.walkers)
+        self._origins: dict[int, Start] = {}
+        self._arrived: dict[int, tuple[SegmentSpec, SegmentResult | None]] = {}
+        self._next_to_apply = 0
+        self._n_pending = 0
+
+    # What is sent -----------------------------------------------------------------------------------------------
+
+    @property
+    def n_pending(self) -> int:
+        """Segments that were begun and are not applied yet."""
+        return self._n_pending
+
+    def fill(self) -> None:
+        """Send segments for idle walkers until every worker has one running and one waiting."""
+        places = QUEUED_PER_WORKER * self.destination.slots
+        while self.idle and self._n_pending < places and self.wants_more():
+            walker = self.idle.popleft()
+            start = self._choose_start(walker)
+            if start is None:
+                self.state.fail("every start is quarantined: no segment from any of them ended well")
+                return
+            self._begin(walker, start)
+
+    def wants_more(self) -> bool:
+        """Whether the limits leave room for another segment."""
+        if self.state.ending is not None:
+            return False
+        target = self.state.target_segments
+        short_of_models = self.state.model_version < self.state.settings.min_model_versions
+        return target is None or self.state.counts.segments + self._n_pending < target or short_of_models
+
+    def _choose_start(self, walker: Walker) -> Start | None:
+        steered = self._choose_candidate(self.state.candidates)
+        for start in (steered, walker.own, self.basis):
+            if start is not None and start.origin not in self.state.quarantine:
+                return start
+        return None
+
+    def _choose_candidate(self, candidates: CandidateSet | None) -> Start | None:
+        if candidates is None:
+            return None
+        usable = [row for row, origin in enumerate(candidates.ids) if origin not in self.state.quarantine]
+        place = self.state.policy.choose(candidates.scores[usable], candidates.used[usable], self.state.rng)
+        if place is None:
+            return None
+        row = usable[place]
+        candidates.used[row] += 1
+        return Start(candidates.ref, row, *candidates.ids[row], steered=True, novelty=float(candidates.scores[row]))
+
+    def _begin(self, walker: Walker, start: Start) -> None:
+        segment_id = self.state.new_segment_id()
+        destination = self.destination
+        spec = SegmentSpec(
+            segment_id=segment_id,
+            attempt=1,
+            walker_id=walker.walker_id,
+            iteration=0,
+            parent_id=start.parent_id,
+            parent_frame=start.parent_frame,
+            system=self.state.molecule.refs["simulate"],
+            system_id=self.state.molecule.digest,
+            start=start.ref,
+            start_row=start.row,
+            seed=segment_seed(self.state.settings.seed, segment_id),
+            dynamics=self.state.dynamics,
+            store=destination.store,
+            run_dir=destination.run_dir,
+            trajectory_format=self.state.settings.trajectory_format,
+        )
+        self.state.ledger.add_task(
+            segment_id,
+            self.kind,
+            destination.executor,
+            parent_id=start.parent_id,
+            parent_frame=start.parent_frame,
+            walker_id=walker.walker_id,
+            steered=start.steered,
+        )
+        self._origins[segment_id] = start
+        self._n_pending += 1
+        self.send(spec)
+
+    # What comes back --------------------------------------------------------------------------------------------
+
+    def arrived(self, spec: SegmentSpec, result: SegmentResult) -> None:
+        """Keep a result until `apply_next` takes it, in order of arrival or, in lockstep, of ids."""
+        self._arrived[spec.segment_id] = (spec, result)
+
+    def given_up(self, spec: SegmentSpec, failure: Failure) -> None:
+        """Keep the loss until `apply_next` takes it."""
+        self._arrived[spec.segment_id] = (spec, None)
+
+    def apply_next(self) -> bool:
+        """Apply the next result; return False where there is none to apply yet."""
+        if not self._arrived or (self.state.settings.lockstep and self._next_to_apply not in self._arrived):
+            return False
+        segment_id = self._next_to_apply if self.state.settings.lockstep else next(iter(self._arrived))
+        spec, result = self._arrived.pop(segment_id)
+        self._next_to_apply += 1
+        self._n_pending -= 1
+        start = self._origins.pop(segment_id)
+        if result is not None:
+            self.apply(spec, result)
+            self.state.counts.steered += start.steered
+        elif self.state.ending is None:
+            self._quarantine(start)
+        self.idle.append(self.walkers[spec.walker_id])
+        return True
+
+    def succeeded(self, spec: SegmentSpec, result: SegmentResult) -> None:
+        """Move the walker on, and hand the frames to inference."""
+        counts = self.state.counts
+        counts.segments += 1
+        counts.frames += result.n_frames
+        counts.simulated_ps += result.simulated_ps
+        if result.trajectory is not None:
+            self.state.ledger.add_artifact(spec.segment_id, "trajectory", result.trajectory)
+        walker = self.walkers[spec.walker_id]
+        end = Start(result.end, 0, spec.segment_id, result.n_frames - 1)
+        self.state.hold(end.ref, ("walker", walker.walker_id))
+        if walker.own is not self.basis:
+            self.state.release([walker.own.ref], ("walker", walker.walker_id))
+        walker.own = end
+        if self.state.settings.infer_every:
+            self.state.hold(result.frames, ("unobserved", spec.segment_id))
+            self.state.frames_to_look_at.append((spec.segment_id, result.frames))
+
+    def inputs(self, spec: SegmentSpec) -> Iterable[Ref]:
+        """Return the start; the system is held as long as the campaign."""
+        return (spec.start,)
+
+    def outputs(self, result: SegmentResult) -> Iterable[Ref]:
+        """Return frames and end state."""
+        return (result.frames, result.end)
+
+    def info(self, spec: SegmentSpec) -> dict[str, Any]:
+        """Return ids, and what chose the start."""
+        start = self._origins[spec.segment_id]
+        return {
+            "segment_id": spec.segment_id,
+            "parent_id": spec.parent_id,
+            "parent_frame": spec.parent_frame,
+            "walker_id": spec.walker_id,
+            "iteration": spec.iteration,
+            "steered": start.steered,
+            "model_version": self.state.model_version,
+            "novelty": start.novelty,
+        }
+
+    def findings(self, result: SegmentResult) -> dict[str, Any]:
+        """Return sizes, energies and timings."""
+        return {
+            "n_frames": result.n_frames,
+            "n_atoms": result.n_atoms,
+            "simulated_ps": result.simulated_ps,
+            "payload_bytes": result.frames.n_bytes + result.end.n_bytes,
+            "proxied": result.frames.data is None,
+            "mean_temperature_K": result.mean_temperature_K,
+            "potential_energy_kj_mol": result.potential_energy_kj_mol,
+            "seconds": result.seconds,
+        }
+
+    def _count_compute(self, outcome: Outcome) -> None:
+        super()._count_compute(outcome)
+        counts = self.state.counts
+        if counts.first_started is None:
+            counts.first_started = outcome.started
+        counts.last_ended = outcome.ended
+
+    def _quarantine(self, start: Start) -> None:
+        self.state.counts.quarantined += start.origin not in self.state.quarantine
+        self.state.quarantine.add(start.origin)
+
+
+def segment_seed(campaign_seed: int, segment_id: int) -> int:
+    """Return the seed of a segment's velocities and thermostat (never 0, which OpenMM takes for "any")."""
+    return 1 + int(np.random.SeedSequence([campaign_seed, segment_id]).generate_state(1)[0]) % (2**31 - 2)

@@ -1,0 +1,283 @@
+"""The state that the agents share: one home, one lock, never held while sending.
+
+An agent changes the state and fills the `Outbox`; the Thinker commits, then empties the outbox.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from agents.policies import Policy
+from campaign.ledger import FIRST_OTHER_ID, Ledger
+from campaign.settings import Settings
+from tasks.messages import Coverage, Dynamics, EmbedSpec, MoveSpec, Ref, SegmentSpec, StoreSpec, Topic, TrainSpec
+
+TaskSpec = SegmentSpec | EmbedSpec | TrainSpec | MoveSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where a topic's tasks go.
+
+    Attributes
+    ----------
+    method
+        Name under which the task server knows the task there.
+    slots
+        Workers.
+    reaches
+        Kinds of store that its workers can open.
+    store
+        Where its tasks put their data.
+    run_dir
+        The run directory as its workers see it; None where they do not share it.
+    """
+
+    site: str
+    executor: str
+    method: str
+    slots: int
+    reaches: frozenset[str]
+    store: StoreSpec
+    run_dir: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Molecule:
+    """What the agents know of the prepared system: where it lies, for each topic that needs it."""
+
+    name: str
+    digest: str
+    n_atoms: int
+    refs: dict[Topic, Ref]
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a segment begins; ``novelty`` is the score for which it was chosen."""
+
+    ref: Ref
+    row: int
+    parent_id: int | None
+    parent_frame: int | None
+    steered: bool = False
+    novelty: float | None = None
+
+    @property
+    def origin(self) -> tuple[int | None, int | None]:
+        """Segment and frame, by which a start is quarantined."""
+        return self.parent_id, self.parent_frame
+
+
+@dataclass(slots=True)
+class Walker:
+    """A replica that advances by segments; ``own`` is where it would carry on."""
+
+    walker_id: int
+    own: Start
+
+
+@dataclass(slots=True)
+class CandidateSet:
+    """Starts offered by the latest inference."""
+
+    ref: Ref
+    ids: tuple[tuple[int, int], ...]
+    scores: np.ndarray
+    used: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """A task to send. ``info`` travels along and ends up in the trace."""
+
+    topic: Topic
+    method: str
+    spec: TaskSpec
+    info: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Outbox:
+    """What is to be done once the ledger has committed, in this order."""
+
+    sends: list[Send] = field(default_factory=list)
+    evictions: list[Ref] = field(default_factory=list)
+    records: list[tuple[str, str]] = field(default_factory=list)
+    removals: list[str] = field(default_factory=list)
+
+
+class Holds:
+    """Who still needs which data; the last one to let go has them evicted."""
+
+    def __init__(self) -> None:
+        self._holders: dict[Ref, set[object]] = {}
+        self.created = 0
+        self.evicted = 0
+
+    def take(self, ref: Ref, holder: object) -> None:
+        """Note that ``holder`` needs the data."""
+        if ref not in self._holders:
+            self._holders[ref] = set()
+            self.created += ref.data is None
+        self._holders[ref].add(holder)
+
+    def drop(self, ref: Ref, holder: object) -> list[Ref]:
+        """Let go; return the data that nobody needs any more."""
+        holders = self._holders.get(ref)
+        if holders is None:
+            return []
+        holders.discard(holder)
+        if holders:
+            return []
+        del self._holders[ref]
+        self.evicted += ref.data is None
+        return [ref] if ref.data is None else []
+
+    def drop_all(self) -> list[Ref]:
+        """Let everything go, at the end."""
+        left = [ref for ref in self._holders if ref.data is None]
+        self._holders.clear()
+        self.evicted += len(left)
+        return left
+
+    def __len__(self) -> int:
+        return sum(ref.data is None for ref in self._holders)
+
+
+@dataclass(slots=True)
+class Counts:
+    """Running figures of a campaign; none of them grows with its length."""
+
+    segments: int = 0
+    steered: int = 0
+    frames: int = 0
+    simulated_ps: float = 0.0
+    inferences: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    quarantined: int = 0
+    given_up: int = 0
+    compute_s: dict[tuple[str, Topic], float] = field(default_factory=lambda: defaultdict(float))
+    first_started: float | None = None
+    last_ended: float | None = None
+    decisions_ms: deque[float] = field(default_factory=lambda: deque(maxlen=10_000))
+    n_decisions: int = 0
+    n_sent: Counter[Topic] = field(default_factory=Counter)
+
+
+class CampaignState:
+    """Everything the agents share.
+
+    Attributes
+    ----------
+    lock
+        Held while an agent decides and the ledger commits; never while something is sent.
+    ending
+        Why no new segments are sent, once that is so.
+    failure
+        Why the campaign cannot go on, once that is so.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        policy: Policy,
+        dynamics: Dynamics,
+        molecule: Molecule,
+        destinations: dict[Topic, Destination],
+        ledger: Ledger,
+    ) -> None:
+        self.settings = settings
+        self.policy = policy
+        self.dynamics = dynamics
+        self.molecule = molecule
+        self.destinations = destinations
+        self.ledger = ledger
+        self.lock = threading.RLock()
+        self.rng = np.random.default_rng(settings.seed)
+        self.outbox = Outbox()
+        self.holds = Holds()
+        self.proxies_left = 0
+        self.counts = Counts()
+        self.target_segments = _target_segments(settings, dynamics)
+        self.quarantine: set[tuple[int | None, int | None]] = set()
+        self.candidates: CandidateSet | None = None
+        self.frames_to_look_at: deque[tuple[int, Ref]] = deque()
+        self.unobserved: deque[tuple[int, Ref]] = deque()
+        self.offered: deque[CandidateSet] = deque()
+        self.observed_segments = 0
+        self.inference_failures = 0
+        self.reference: Ref | None = None
+        self.reference_version = 0
+        self.trained_at = 0
+        self.model: Ref | None = None
+        self.model_version = 0
+        self.coverage: Coverage | None = None
+        self.ending: str | None = None
+        self.failure: str | None = None
+        self.began = time.monotonic()
+        self._reference_files: deque[str] = deque()
+        self._next_segment_id = 0
+        self._next_other_id = FIRST_OTHER_ID
+
+    def new_segment_id(self) -> int:
+        """Return the next segment's id."""
+        self._next_segment_id += 1
+        return self._next_segment_id - 1
+
+    def new_task_id(self) -> int:
+        """Return the next id of a task that is no segment."""
+        self._next_other_id += 1
+        return self._next_other_id - 1
+
+    def hold(self, ref: Ref, holder: object) -> None:
+        """Keep data until ``holder`` lets go."""
+        self.holds.take(ref, holder)
+
+    def release(self, refs: Iterable[Ref], holder: object) -> None:
+        """Let data go; what nobody else needs is evicted after the commit."""
+        for ref in refs:
+            self.outbox.evictions += self.holds.drop(ref, holder)
+
+    def retire_reference(self, newest: str) -> None:
+        """Keep the file of the newest reference set and of the one before it; older ones serve nobody."""
+        self._reference_files.append(newest)
+        while len(self._reference_files) > 2:
+            oldest = self._reference_files.popleft()
+            self.ledger.drop_artifact(oldest)
+            self.outbox.removals.append(oldest)
+
+    def take_outbox(self) -> Outbox:
+        """Return what is to be done, and start a new list."""
+        outbox, self.outbox = self.outbox, Outbox()
+        return outbox
+
+    def end(self, reason: str) -> None:
+        """Send no more segments; the first reason stands."""
+        if self.ending is None:
+            self.ending = reason
+
+    def fail(self, reason: str) -> None:
+        """End because the campaign cannot go on; the first reason stands."""
+        if self.failure is None:
+            self.failure = reason
+        self.end(reason)
+
+
+def _target_segments(settings: Settings, dynamics: Dynamics) -> int | None:
+    """Return after how many segments the campaign has what it was asked for; None where only time ends it."""
+    limits = []
+    if settings.max_segments is not None:
+        limits.append(settings.max_segments)
+    if settings.max_ns is not None:
+        # Times are sums of binary fractions: do not run another segment for the last digit.
+        limits.append(math.ceil(1000 * settings.max_ns / dynamics.segment_ps - 1e-6))
+    return min(limits, default=None)

@@ -1,0 +1,139 @@
+"""The campaign's logic as a whole, without queues: what follows from an outcome, and when the campaign is over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from agents.infer import InferAgent
+from agents.move import MoveAgent
+from agents.simulate import SimulateAgent
+from agents.state import CampaignState, CandidateSet, Outbox
+from agents.topic import Outcome, TopicAgent
+from agents.train import TrainAgent
+from tasks.messages import Ref, Topic
+
+
+class Steering:
+    """The agents of a campaign and the order in which they act.
+
+    Results change the state (`TopicAgent.handle`); then `_advance` lets each agent send what has become due: the
+    freed slot first, learning after it. In lockstep learning comes first and slots wait for it, so that decisions do
+    not depend on the clock.
+    """
+
+    def __init__(self, state: CampaignState, basis: Ref) -> None:
+        self.state = state
+        self.simulate = SimulateAgent(state, basis)
+        self.infer = InferAgent(state)
+        self.train = TrainAgent(state)
+        self.move = MoveAgent(state)
+        self.agents: dict[Topic, TopicAgent] = {  # type: ignore[type-arg]  # each topic has types of its own
+            agent.topic: agent for agent in (self.simulate, self.infer, self.train, self.move)
+        }
+
+    def begin(self) -> Outbox:
+        """Return the first segments."""
+        return self._decide()
+
+    def handle(self, topic: Topic, outcome: Outcome) -> Outbox:
+        """Return what follows from an outcome, once the ledger has it."""
+        return self._decide(lambda: self.agents[topic].handle(outcome))
+
+    def keep_time(self) -> Outbox:
+        """Give up what is past its deadline, and end when the time is up."""
+        now = time.monotonic()
+        with self.state.lock:
+            due = any(agent.overdue(now) for agent in self.agents.values()) or self._time_is_up(now)
+        return self._decide(lambda: self._check_clock(now)) if due else Outbox()
+
+    def stop(self, reason: str) -> Outbox:
+        """Send no more segments."""
+        return self._decide(lambda: self.state.end(reason))
+
+    def note_decision(self, milliseconds: float) -> None:
+        """Note how long a freed slot waited for its next segment to be sent."""
+        with self.state.lock:
+            self.state.counts.decisions_ms.append(milliseconds)
+            self.state.counts.n_decisions += 1
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is out and nothing more will be sent."""
+        with self.state.lock:
+            if self.state.failure is not None:
+                return True
+            idle = not any(agent.busy for agent in self.agents.values())
+            return (
+                self._no_more_segments() and idle and not self.state.frames_to_look_at and not self.state.unobserved
+            )
+
+    def _decide(self, change: Callable[[], None] | None = None) -> Outbox:
+        with self.state.lock, self.state.ledger.transaction():
+            if change is not None:
+                change()
+            self._advance()
+            return self.state.take_outbox()
+
+    def _advance(self) -> None:
+        self._hand_on()
+        if not self.state.settings.lockstep:
+            self.simulate.fill()
+        while not self._waits_for_learning() and self.simulate.apply_next():
+            if not self.state.settings.lockstep:
+                self.simulate.fill()
+            self._hand_on()
+            self._learn()
+        self._learn()
+        if not self._waits_for_learning():
+            self.simulate.fill()
+        # What is learnt from the last segments is part of the campaign: coverage counts their frames.
+        self._learn()
+
+    def _learn(self) -> None:
+        self.train.refine()
+        self.infer.look(last=self._no_more_segments() and not self.move.busy)
+
+    def _waits_for_learning(self) -> bool:
+        return self.state.settings.lockstep and (self.infer.busy or self.train.busy or self.move.busy)
+
+    def _no_more_segments(self) -> bool:
+        return self.simulate.n_pending == 0 and not self.simulate.wants_more()
+
+    def _hand_on(self) -> None:
+        """Bring frames to inference and candidates to simulation, wherever their stores are."""
+        state = self.state
+        while state.frames_to_look_at:
+            segment_id, frames = state.frames_to_look_at.popleft()
+            self.move.bring(frames, "infer", partial(self._observe, segment_id, frames))
+        while state.offered:
+            offer = state.offered.popleft()
+            self.move.bring(offer.ref, "simulate", partial(self._offer, offer))
+
+    def _observe(self, segment_id: int, frames: Ref, reachable: Ref | None) -> None:
+        if reachable is not None:
+            self.state.hold(reachable, ("unobserved", segment_id))
+            self.state.unobserved.append((segment_id, reachable))
+        if reachable != frames:
+            self.state.release([frames], ("unobserved", segment_id))
+
+    def _offer(self, offer: CandidateSet, reachable: Ref | None) -> None:
+        state = self.state
+        if reachable is not None:
+            state.hold(reachable, "candidates")
+            if state.candidates is not None:
+                state.release([state.candidates.ref], "candidates")
+            state.candidates = replace(offer, ref=reachable)
+        state.release([offer.ref], "offered")
+
+    def _check_clock(self, now: float) -> None:
+        for agent in self.agents.values():
+            agent.expire(now)
+        if self._time_is_up(now):
+            self.state.end(f"--max-minutes {self.state.settings.max_minutes:g} are over")
+
+    def _time_is_up(self, now: float) -> bool:
+        minutes = self.state.settings.max_minutes
+        return minutes is not None and now - self.state.began > 60 * minutes and self.state.ending is None

@@ -1,0 +1,119 @@
+"""A campaign's figures: at one moment for the display, and at its end for ``summary.json``."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import defaultdict
+
+import numpy as np
+
+from agents.queues import Queues
+from agents.state import CampaignState
+from agents.steering import Steering
+from campaign.display import Snapshot
+from campaign.settings import Settings
+from campaign.summary import Status, Summary, describe
+
+
+def snapshot(steering: Steering) -> Snapshot:
+    """Return how the campaign stands now."""
+    state = steering.state
+    with state.lock:
+        return Snapshot(
+            segments=state.counts.segments,
+            target=state.target_segments,
+            simulated_ns=state.counts.simulated_ps / 1000,
+            elapsed_s=time.monotonic() - state.began,
+            coverage="coverage not yet known" if state.coverage is None else describe(state.coverage),
+            model_version=state.model_version,
+            busy=len(steering.simulate.in_flight),
+            slots=steering.simulate.destination.slots,
+            failures=state.counts.failures.total(),
+        )
+
+
+def summarise(
+    settings: Settings,
+    state: CampaignState,
+    queues: Queues,
+    stopped_by: signal.Signals | None,
+    began: float,
+    seconds: float,
+) -> Summary:
+    """Return the campaign's summary.
+
+    Parameters
+    ----------
+    stopped_by
+        Signal that ended it, if one did.
+    began
+        When the command began, monotonic.
+    seconds
+        Wall time of the command so far.
+    """
+    counts = state.counts
+    status: Status = "complete"
+    if state.failure is not None:
+        status = "failed"
+    if stopped_by is not None:
+        status = "interrupted"
+    sites: dict[str, list[str]] = {
+        topic: [destination.site] for topic, destination in state.destinations.items() if topic != "move"
+    }
+    return Summary(
+        status=status,
+        reason=None if status == "complete" else state.failure or state.ending,
+        system=state.molecule.name,
+        policy=settings.policy,
+        seed=settings.seed,
+        segments=counts.segments,
+        simulated_ns=counts.simulated_ps / 1000,
+        frames=counts.frames,
+        failures=dict(counts.failures),
+        quarantined=counts.quarantined,
+        model_versions=state.model_version,
+        inferences=counts.inferences,
+        steered_fraction=counts.steered / counts.segments if counts.segments else 0.0,
+        coverage=state.coverage,
+        worker_utilisation=_utilisation(state),
+        decision_ms=_decisions(state),
+        thinker_bytes_per_segment=_bytes_per_segment(state, queues),
+        proxies={"created": state.holds.created, "evicted": state.holds.evicted, "left": state.proxies_left},
+        wall_s=seconds,
+        startup_s=_startup(state, began),
+        sites=sites,
+    )
+
+
+def _utilisation(state: CampaignState) -> dict[str, dict[str, float]]:
+    counts = state.counts
+    if counts.first_started is None or counts.last_ended is None or counts.last_ended <= counts.first_started:
+        return {}
+    span = counts.last_ended - counts.first_started
+    by_site: dict[str, dict[str, float]] = defaultdict(dict)
+    for (site, topic), seconds in counts.compute_s.items():
+        by_site[site][topic] = seconds / (state.destinations[topic].slots * span)
+    return dict(by_site)
+
+
+def _decisions(state: CampaignState) -> dict[str, float | int | None]:
+    times = np.array(state.counts.decisions_ms)
+    p50, p95 = (float(q) for q in np.quantile(times, [0.5, 0.95])) if len(times) else (None, None)
+    return {"p50": p50, "p95": p95, "n": state.counts.n_decisions}
+
+
+def _bytes_per_segment(state: CampaignState, queues: Queues) -> dict[str, float | None]:
+    sent = state.counts.n_sent["simulate"]
+    done = state.counts.segments
+    return {
+        "sent": queues.bytes_sent["simulate"] / sent if sent else None,
+        "received": queues.bytes_received["simulate"] / done if done else None,
+    }
+
+
+def _startup(state: CampaignState, began: float) -> float | None:
+    """Return seconds from the command to the first segment's start."""
+    if state.counts.first_started is None:
+        return None
+    return state.counts.first_started - (time.time() - (time.monotonic() - began))

@@ -1,0 +1,117 @@
+"""Watches over a running campaign: the task server, the Redis server, and the person at the keyboard."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Protocol
+
+from agents.server import SafeTaskServer, why_it_ended
+from agents.thinker import CampaignThinker
+
+_LOOK_EVERY_S = 0.1
+_LOOK_AT_REDIS_EVERY_S = 2.0
+
+
+class Server(Protocol):
+    """Anything that can say that it is gone."""
+
+    def trouble(self) -> str | None:
+        """Return a sentence once it is gone."""
+        ...
+
+
+class Signals:
+    """SIGINT and SIGTERM while a campaign runs: the first asks for an end in order, the second for one at once."""
+
+    def __init__(self) -> None:
+        self.received: list[signal.Signals] = []
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal itself returned
+
+    @property
+    def first(self) -> signal.Signals | None:
+        """The signal that began the end."""
+        return self.received[0] if self.received else None
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received.append(signal.Signals(number))
+
+
+class Supervisor:
+    """Waits for a campaign to be over, and sees to it that it will be.
+
+    Parameters
+    ----------
+    grace_s
+        How long results may still arrive after a signal.
+    show
+        Called now and then, to show progress.
+    """
+
+    def __init__(
+        self,
+        thinker: CampaignThinker,
+        server: SafeTaskServer,
+        redis: Server | None,
+        signals: Signals,
+        grace_s: float,
+        show: Callable[[], None],
+    ) -> None:
+        self._thinker = thinker
+        self._server = server
+        self._redis = redis
+        self._signals = signals
+        self._grace_s = grace_s
+        self._show = show
+        self._redis_due = 0.0
+
+    def watch(self) -> None:
+        """Return when the campaign is over: finished, failed, or told to end and out of grace."""
+        deadline = float("inf")
+        told = False
+        while self._thinker.is_alive() and time.monotonic() < deadline and len(self._signals.received) < 2:
+            self._show()
+            reason = self.trouble()
+            if reason is not None:
+                self._thinker.steering.state.fail(reason)
+                return
+            if self._signals.first is not None and not told:
+                told = True
+                deadline = time.monotonic() + self._grace_s
+                name = self._signals.first.name
+                self._thinker.act(self._thinker.steering.stop(f"{name} was received"))
+            if self._thinker.steering.state.failure is not None:
+                return
+            if self._thinker.steering.finished:
+                return
+            time.sleep(_LOOK_EVERY_S)
+
+    def trouble(self) -> str | None:
+        """Return why the campaign cannot go on, if a server is gone."""
+        if not self._server.is_alive():
+            return why_it_ended(self._server.exitcode)
+        if self._redis is not None and time.monotonic() >= self._redis_due:
+            self._redis_due = time.monotonic() + _LOOK_AT_REDIS_EVERY_S
+            return self._redis.trouble()
+        return None
+
+    def end(self, timeout_s: float = 5.0) -> None:
+        """Let the Thinker's agents go, whatever they still wait for."""
+        self._thinker.done.set()
+        self._thinker.queues.forget_active()
+        self._thinker.join(timeout_s)

@@ -1,0 +1,101 @@
+"""Colmena's Thinker: receives, lets the agents decide, and sends. It never touches coordinates."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from colmena.models import Result
+from colmena.thinker import BaseThinker, agent, result_processor
+
+from agents.queues import Queues
+from agents.results import outcome_of
+from agents.state import Outbox
+from agents.steering import Steering
+from campaign.faults import reach
+from campaign.trace import Traces
+from tasks.messages import Topic
+from tasks.transport import evict
+
+_TICK_S = 0.25
+
+
+class CampaignThinker(BaseThinker):
+    """One thread per topic and a clock; all they share is the steering's state and its lock."""
+
+    def __init__(self, queues: Queues, steering: Steering, traces: Traces, run_dir: Path) -> None:
+        super().__init__(queues, daemon=True, logger_name="colmena.thinker")
+        self.steering = steering
+        self._traces = traces
+        self._run_dir = run_dir
+
+    @agent(startup=True)
+    def begin(self) -> None:
+        """Send the first segments."""
+        self._guarded(lambda: self.act(self.steering.begin()))
+
+    @agent
+    def keep_time(self) -> None:
+        """Mind deadlines and limits until the campaign is over."""
+        while not self.done.wait(_TICK_S):
+            self._guarded(lambda: self.act(self.steering.keep_time()))
+            if self.steering.finished:
+                return
+
+    @result_processor(topic="simulate")
+    def segment_done(self, result: Result) -> None:
+        """Take a segment in and keep its slot busy."""
+        self._take("simulate", result)
+
+    @result_processor(topic="infer")
+    def frames_embedded(self, result: Result) -> None:
+        """Take new candidates in."""
+        self._take("infer", result)
+
+    @result_processor(topic="train")
+    def model_trained(self, result: Result) -> None:
+        """Take a new model version in."""
+        self._take("train", result)
+
+    @result_processor(topic="move")
+    def data_moved(self, result: Result) -> None:
+        """Hand data on that now lie where their consumer reaches them."""
+        self._take("move", result)
+
+    def act(self, outbox: Outbox) -> float | None:
+        """Do what was decided, slots first; return when the first segment was sent (monotonic), if one was."""
+        segment_sent = None
+        for send in outbox.sends:
+            self.queues.send_inputs(send.spec, method=send.method, topic=send.topic, task_info=send.info)
+            reach("after-send")
+            if send.topic == "simulate" and segment_sent is None:
+                segment_sent = time.monotonic()
+        for topic, line in outbox.records:
+            self._traces.write(topic, line)
+            reach("after-trace")
+        if outbox.evictions:
+            reach("before-evict")
+        for ref in outbox.evictions:
+            evict(ref)
+        for name in outbox.removals:
+            (self._run_dir / name).unlink(missing_ok=True)
+        return segment_sent
+
+    def _take(self, topic: Topic, result: Result) -> None:
+        began = time.monotonic()
+
+        def decide() -> None:
+            sent = self.act(self.steering.handle(topic, outcome_of(result)))
+            if topic == "simulate" and sent is not None:
+                self.steering.note_decision(1000 * (sent - began))
+
+        self._guarded(decide)
+
+    def _guarded(self, step: Callable[[], object]) -> None:
+        """Run a step; an error in it ends the campaign with its reason instead of silencing one agent."""
+        try:
+            step()
+        except Exception as error:
+            self.steering.state.fail(f"the Thinker could not go on: {type(error).__name__}: {error}")
+            raise

@@ -1,0 +1,213 @@
+"""What all topics share: sending, attempts, deadlines, and results that come too late."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+from agents.state import CampaignState, Destination, Send, TaskSpec
+from campaign.ledger import Kind, State
+from tasks.messages import EmbedResult, MoveResult, Ref, SegmentResult, SegmentSpec, Topic, TrainResult
+
+SpecT = TypeVar("SpecT", bound=TaskSpec)
+ResultT = TypeVar("ResultT", SegmentResult, EmbedResult, TrainResult, MoveResult)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt failed: a kind to count, a sentence, and the traceback for the ledger."""
+
+    kind: str
+    message: str
+    traceback: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of an attempt, without Colmena.
+
+    Attributes
+    ----------
+    value
+        The task's result; None where it failed.
+    line
+        Gives the trace line, with further ``task_info``.
+    started, ended
+        Of the computation, UNIX seconds; None where it never ran to its end.
+    """
+
+    task_id: int
+    attempt: int
+    value: Any
+    failure: Failure | None
+    line: Callable[[dict[str, Any]], str]
+    started: float | None = None
+    ended: float | None = None
+    host: str | None = None
+    worker: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight(Generic[SpecT]):
+    """A task that was sent and has not come back."""
+
+    spec: SpecT
+    deadline: float
+
+
+class TopicAgent(ABC, Generic[SpecT, ResultT]):
+    """Sends the tasks of one topic and decides what their outcomes mean.
+
+    Every method is called with the state's lock held and a ledger transaction open.
+    """
+
+    topic: Topic
+    kind: Kind
+    given_up_state: State = "fizzled"
+
+    def __init__(self, state: CampaignState) -> None:
+        self.state = state
+        self.in_flight: dict[int, InFlight[SpecT]] = {}
+
+    @property
+    def busy(self) -> bool:
+        """Whether something was sent and has not come back."""
+        return bool(self.in_flight)
+
+    @property
+    def destination(self) -> Destination:
+        """Where this topic's tasks go."""
+        return self.state.destinations[self.topic]
+
+    # What a topic defines ---------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def inputs(self, spec: SpecT) -> Iterable[Ref]:
+        """Return the data a task reads, held until it is done."""
+
+    @abstractmethod
+    def outputs(self, result: ResultT) -> Iterable[Ref]:
+        """Return the data a task made."""
+
+    @abstractmethod
+    def info(self, spec: SpecT) -> dict[str, Any]:
+        """Return what the trace tells of a task when it is sent."""
+
+    @abstractmethod
+    def findings(self, result: ResultT) -> dict[str, Any]:
+        """Return what the trace tells of a result, besides."""
+
+    @abstractmethod
+    def succeeded(self, spec: SpecT, result: ResultT) -> None:
+        """Take a result in; its outputs are held by the task until this returns."""
+
+    @abstractmethod
+    def given_up(self, spec: SpecT, failure: Failure) -> None:
+        """Go on without a task that failed in every attempt."""
+
+    # What they share --------------------------------------------------------------------------------------------
+
+    def send(self, spec: SpecT) -> None:
+        """Record an attempt and put it in the outbox."""
+        self.state.ledger.begin_attempt(task_id(spec), spec.attempt, self.destination.site)
+        for ref in self.inputs(spec):
+            self.state.hold(ref, ("task", task_id(spec)))
+        deadline = time.monotonic() + self.state.settings.task_timeout
+        self.in_flight[task_id(spec)] = InFlight(spec, deadline)
+        self.state.counts.n_sent[self.topic] += 1
+        destination = self.destination
+        info = {
+            "attempt": spec.attempt,
+            "executor": destination.executor,
+            "site": destination.site,
+            **self.info(spec),
+        }
+        self.state.outbox.sends.append(Send(self.topic, destination.method, spec, info))
+
+    def handle(self, outcome: Outcome) -> None:
+        """Commit what became of an attempt, and try again, go on, or give up."""
+        flight = self.in_flight.get(outcome.task_id)
+        if flight is None or flight.spec.attempt != outcome.attempt:
+            self._note_late(outcome)
+            return
+        self._note(outcome, outcome.failure.kind if outcome.failure else "success")
+        if outcome.failure is not None:
+            self._failed(flight.spec, outcome.failure)
+            return
+        del self.in_flight[outcome.task_id]
+        self.state.ledger.set_state(outcome.task_id, "complete")
+        for ref in self.outputs(outcome.value):
+            self.state.hold(ref, ("task", outcome.task_id))
+        self._count_compute(outcome)
+        self.arrived(flight.spec, outcome.value)
+
+    def arrived(self, spec: SpecT, result: ResultT) -> None:
+        """Apply a result now; a topic whose order matters may wait."""
+        self.apply(spec, result)
+
+    def apply(self, spec: SpecT, result: ResultT) -> None:
+        """Take a result in and let go of what its task held."""
+        self.succeeded(spec, result)
+        self.state.release([*self.inputs(spec), *self.outputs(result)], ("task", task_id(spec)))
+
+    def overdue(self, now: float) -> list[InFlight[SpecT]]:
+        """Return what is past its deadline."""
+        return [flight for flight in self.in_flight.values() if now > flight.deadline]
+
+    def expire(self, now: float) -> None:
+        """Give up attempts past their deadline; a result that still comes is recorded and not applied."""
+        for flight in self.overdue(now):
+            limit = self.state.settings.task_timeout
+            failure = Failure("lost", f"no result within --task-timeout {limit:g} s")
+            self.state.ledger.end_attempt(
+                task_id(flight.spec), flight.spec.attempt, failure.kind, error=failure.message
+            )
+            self._failed(flight.spec, failure)
+
+    def _failed(self, spec: SpecT, failure: Failure) -> None:
+        self.state.counts.failures[failure.kind] += 1
+        del self.in_flight[task_id(spec)]
+        if spec.attempt < self.state.settings.max_attempts and self.state.ending is None:
+            self.send(replace(spec, attempt=spec.attempt + 1))
+            return
+        if self.state.ending is not None and spec.attempt < self.state.settings.max_attempts:
+            self.state.ledger.set_state(task_id(spec), "ready")
+        else:
+            self.state.ledger.set_state(task_id(spec), self.given_up_state)
+        self.given_up(spec, failure)
+        self.state.release(self.inputs(spec), ("task", task_id(spec)))
+
+    def _note(self, outcome: Outcome, word: str) -> None:
+        """Write an attempt's end and its trace line; the line reaches the file after the commit."""
+        failure = outcome.failure
+        self.state.ledger.end_attempt(
+            outcome.task_id,
+            outcome.attempt,
+            word,
+            error=None if failure is None else f"{failure.message}\n{failure.traceback or ''}".strip(),
+            host=outcome.host,
+            worker=outcome.worker,
+        )
+        line = outcome.line({} if outcome.value is None else self.findings(outcome.value))
+        self.state.ledger.add_record(self.topic, outcome.task_id, outcome.attempt, line)
+        self.state.outbox.records.append((self.topic, line))
+
+    def _note_late(self, outcome: Outcome) -> None:
+        """Record a result of an attempt that was given up; its data are evicted, unless they were applied."""
+        self._note(outcome, "late")
+        if outcome.value is not None:
+            for ref in self.outputs(outcome.value):
+                self.state.hold(ref, "late")
+                self.state.release([ref], "late")
+
+    def _count_compute(self, outcome: Outcome) -> None:
+        if outcome.started is not None and outcome.ended is not None:
+            self.state.counts.compute_s[self.destination.site, self.topic] += outcome.ended - outcome.started
+
+
+def task_id(spec: TaskSpec) -> int:
+    """Return a task's id in the ledger."""
+    return spec.segment_id if isinstance(spec, SegmentSpec) else spec.task_id

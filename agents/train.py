@@ -1,0 +1,85 @@
+"""The train topic: refines the model from the reference set, now and then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from agents.topic import Failure, TopicAgent
+from tasks.messages import Ref, TrainResult, TrainSpec
+
+
+class TrainAgent(TopicAgent[TrainSpec, TrainResult]):
+    """One training at a time; an inference with the new version comes before the next."""
+
+    topic = "train"
+    kind = "train"
+
+    def refine(self) -> None:
+        """Send a training if enough segments were looked at since the last, all with the present version."""
+        state, settings = self.state, self.state.settings
+        if self.busy or state.reference is None or not self._wanted():
+            return
+        enough = state.observed_segments - state.trained_at >= settings.retrain_every
+        if not enough or state.reference_version != state.model_version:
+            return
+        state.trained_at = state.observed_segments
+        task_id = state.new_task_id()
+        state.ledger.add_task(task_id, self.kind, self.destination.executor)
+        self.send(
+            TrainSpec(
+                task_id=task_id,
+                attempt=1,
+                reference=state.reference,
+                model=state.model,
+                model_version=state.model_version + 1,
+                embedding=settings.embedding,
+                latent=settings.latent,
+                epochs=settings.first_epochs if state.model is None else settings.epochs,
+                batch=settings.batch,
+                seed=settings.seed,
+                store=self.destination.store,
+                run_dir=self.destination.run_dir,
+            )
+        )
+
+    def _wanted(self) -> bool:
+        return self.state.policy.learns and not self.state.settings.no_retrain and self.state.ending is None
+
+    def succeeded(self, spec: TrainSpec, result: TrainResult) -> None:
+        """Use the new version from the next inference on."""
+        state = self.state
+        state.hold(result.model, "model")
+        if state.model is not None:
+            state.release([state.model], "model")
+        state.model, state.model_version = result.model, result.model_version
+        if result.model_file is not None:
+            state.ledger.add_artifact(spec.task_id, "model", result.model_file)
+
+    def given_up(self, spec: TrainSpec, failure: Failure) -> None:
+        """Go on with the present version, unless the campaign was asked for more of them."""
+        if self.state.model_version < self.state.settings.min_model_versions:
+            self.state.fail(f"training failed {spec.attempt} times: {failure.message}")
+
+    def inputs(self, spec: TrainSpec) -> Iterable[Ref]:
+        """Return the reference set and the weights to start from."""
+        return (spec.reference,) if spec.model is None else (spec.reference, spec.model)
+
+    def outputs(self, result: TrainResult) -> Iterable[Ref]:
+        """Return the new weights."""
+        return (result.model,)
+
+    def info(self, spec: TrainSpec) -> dict[str, Any]:
+        """Return the version to be made."""
+        return {"task_id": spec.task_id, "model_version": spec.model_version}
+
+    def findings(self, result: TrainResult) -> dict[str, Any]:
+        """Return sizes, losses and timings."""
+        return {
+            "n_frames": result.n_frames,
+            "payload_bytes": result.model.n_bytes,
+            "proxied": result.model.data is None,
+            "device": result.device,
+            "losses": {name: list(values) for name, values in result.losses.items()},
+            "seconds": result.seconds,
+        }

@@ -1,0 +1,1 @@
+"""What a campaign keeps: settings, ledger, run directory, traces, summary, and the processes it owns."""

@@ -1,0 +1,205 @@
+"""The command line, generated from `Settings`: verbs, flags, ``--config`` and their help."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal, get_args
+
+from pydantic.fields import FieldInfo
+
+from campaign.configfile import read_config
+from campaign.flags import choices, core_type, flag, from_text, note, opposite, shown, unknown, wanted
+from campaign.settings import GROUPS, MOLECULE, Settings
+from tasks.errors import BadInput
+
+Verb = Literal["start", "probe"]
+
+_PURPOSE: dict[Verb, str] = {
+    "start": "Run a campaign: dynamics that a model steers while it learns from them.",
+    "probe": "Ask every executor for its versions, devices and free disk, and send no work.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What the user asked for.
+
+    Attributes
+    ----------
+    run_dir
+        Directory of the run as it was given; None to have one made in ``runs/``.
+    json
+        Whether the answer is to be JSON.
+    """
+
+    verb: Verb
+    settings: Settings
+    run_dir: Path | None = None
+    json: bool = False
+
+
+class _Switch(argparse.Action):
+    """A boolean with a flag for yes and a flag for no, so that the command line can undo a configuration file."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        setattr(namespace, self.dest, option_string == self.option_strings[0])
+
+
+def parse(argv: Sequence[str]) -> Command:
+    """Return the command that the arguments (without the program's name) ask for.
+
+    A flag overrides the configuration file, which overrides the default. Reads no file but that one. ``--help``
+    prints and exits with 0.
+
+    Raises
+    ------
+    BadInput
+        For anything that cannot be used, in one sentence.
+    """
+    verb, rest = _split_verb(argv)
+    given = _read_flags(verb, rest)
+    run_dir, config = given.pop("run_dir", None), given.pop("config", None)
+    as_json = bool(given.pop("json", False))
+    if run_dir == "":
+        raise BadInput("--run-dir '' names no directory: give the path of one that does not exist yet")
+    flags = {name: _typed(name, value) for name, value in given.items()}
+    settings = _settings(flags, Path(config) if isinstance(config, str) else None)
+    return Command(verb, settings, Path(run_dir) if isinstance(run_dir, str) else None, as_json)
+
+
+def _split_verb(argv: Sequence[str]) -> tuple[Verb, Sequence[str]]:
+    if not argv or argv[0].startswith("-"):
+        return "start", argv
+    for verb in get_args(Verb):
+        if argv[0] == verb:
+            return verb, argv[1:]
+    raise BadInput(f"{shown(argv[0])} is no verb: give {' or '.join(get_args(Verb))}, or flags only")
+
+
+def _read_flags(verb: Verb, argv: Sequence[str]) -> dict[str, object]:
+    """Return what was given on the command line, by names; values are text, switches are booleans."""
+    try:
+        known, surplus = _parser(verb).parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise BadInput(_about_misuse(error, argv)) from None
+    if surplus:
+        raise BadInput(_about_surplus(surplus[0], verb))
+    return vars(known)
+
+
+def _about_misuse(error: argparse.ArgumentError, argv: Sequence[str]) -> str:
+    """Return a sentence for what argparse itself can refuse: a flag without its value, a switch with one."""
+    option = str(error.argument_name).split("/")[0]
+    field = Settings.model_fields.get(option.strip("-").replace("-", "_"))
+    if "expected one argument" not in error.message:
+        return f"{option} takes no value ({error.message}): give the flag alone"
+    taken = wanted(field) if field else "a path"
+    follower = next((after for before, after in pairwise(argv) if before == option), None)
+    if follower is None:
+        return f"{option} has no value: give {taken}"
+    return f"{option} has no value, for {shown(follower)} looks like a flag: give {taken}, or write {option}=VALUE"
+
+
+def _about_surplus(argument: str, verb: Verb) -> str:
+    if argument.startswith("--"):
+        flags = [flag(name) for name in Settings.model_fields]
+        return unknown(argument.split("=")[0], flags, f"to `python run.py {verb}`")
+    return f"{shown(argument)} belongs to no flag: give the verb first and each value after its flag (see --help)"
+
+
+def _settings(flags: Mapping[str, object], config: Path | None) -> Settings:
+    if config is None:
+        return Settings.model_validate(flags)
+    kept = {name: value for name, value in read_config(config).items() if name not in _overridden(flags)}
+    values = {name: _typed(name, value) for name, value in kept.items()}
+    return Settings.model_validate({**values, **flags}, context=dict.fromkeys(values, str(config)))
+
+
+def _overridden(flags: Mapping[str, object]) -> set[str]:
+    """Return the settings on which the flags have the last word."""
+    names = set(flags)
+    if names & MOLECULE:
+        # A molecule on the command line replaces the one in the file, however that was named.
+        names |= MOLECULE
+        if "sequence" not in flags:
+            names.add("cap")
+    return names
+
+
+def _typed(name: str, value: object) -> object:
+    """Return text as the number that a setting takes (YAML 1.1 reads 1e-3 as text); anything else as it is."""
+    field = Settings.model_fields.get(name)
+    return from_text(field, value) if field and isinstance(value, str) else value
+
+
+def _parser(verb: Verb) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="run.py",
+        usage=f"python run.py {'[start]' if verb == 'start' else verb} [FLAGS]",
+        description=_PURPOSE[verb],
+        epilog="Verbs: " + " ".join(f"{name}: {purpose}" for name, purpose in _PURPOSE.items()),
+        argument_default=argparse.SUPPRESS,
+        add_help=False,
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
+    _add_general_flags(parser, verb)
+    groups = {title: parser.add_argument_group(title) for title in GROUPS}
+    for name, field in Settings.model_fields.items():
+        _add_setting(groups[note(field, "group")], name, field)
+    return parser
+
+
+def _add_general_flags(parser: argparse.ArgumentParser, verb: Verb) -> None:
+    general = parser.add_argument_group("general")
+    general.add_argument("-h", "--help", action="help", help="show this help and exit")
+    general.add_argument(
+        "--config",
+        metavar="FILE",
+        help="YAML file (or params.json of a run) with any of the settings below; flags win",
+    )
+    if verb == "start":
+        general.add_argument(
+            "--run-dir", metavar="DIR", help="run directory, which must not exist (default: a new one in runs/)"
+        )
+    else:
+        general.add_argument("--json", action="store_true", help="answer in JSON")
+
+
+def _add_setting(group: argparse._ArgumentGroup, name: str, field: FieldInfo) -> None:
+    # argparse expands % in help texts.
+    text = f"{field.description} ({_default(field)})".replace("%", "%%")
+    if core_type(field) is bool:
+        group.add_argument(flag(name), opposite(name), dest=name, action=_Switch, nargs=0, help=text)
+    else:
+        group.add_argument(flag(name), dest=name, metavar=_metavar(field), help=text)
+
+
+def _metavar(field: FieldInfo) -> str:
+    if words := choices(field):
+        return "{" + ",".join(words) + "}"
+    return note(field, "metavar") or ("N" if core_type(field) is int else "X")
+
+
+def _default(field: FieldInfo) -> str:
+    """Return a setting's unit and default: ``K; default: 300``."""
+    text = f"default: {note(field, 'default') or _plainly(field.default)}"
+    return "; ".join(filter(None, (note(field, "unit"), text)))
+
+
+def _plainly(value: object) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:.15g}" if isinstance(value, float) else str(value)

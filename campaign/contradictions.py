@@ -1,0 +1,156 @@
+"""Settings that are fine one by one and cannot work together, each told in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from campaign.flags import flag, shown
+
+if TYPE_CHECKING:
+    from campaign.settings import Settings
+
+# OpenMM counts the steps of a segment in a C int.
+_MOST_STEPS = 2**31 - 1
+
+# Six digits are what a message shows; a value copied from one must pass.
+_RATIO_TOLERANCE = 1e-5
+
+
+def contradictions(settings: Settings) -> Iterator[str]:
+    """Yield a sentence for each contradiction, the most basic first."""
+    yield from _molecule(settings)
+    yield from _frames(settings)
+    yield from _learning(settings)
+    yield from _patience(settings)
+    yield from _stores(settings)
+    yield from _redis(settings)
+    yield from _ending(settings)
+
+
+def _molecule(settings: Settings) -> Iterator[str]:
+    named = {
+        "system": settings.system,
+        "sequence": settings.sequence,
+        "pdb": settings.pdb,
+    }
+    given = [f"{flag(name)} {shown(value)}" for name, value in named.items() if value is not None]
+    if len(given) > 1:
+        yield f"{' and '.join(given)} name different molecules: give only one of them"
+    if settings.cap and settings.sequence is None:
+        yield "--cap puts caps on a --sequence and none is given: add --sequence SEQ or drop --cap"
+
+
+def _frames(settings: Settings) -> Iterator[str]:
+    step_ps = settings.timestep_fs / 1000
+    segment_ps, frame_ps = settings.segment_ps, settings.frame_ps
+    # A hair of tolerance: 0.004 ps is no shorter than 4 fs.
+    if frame_ps < step_ps * (1 - 1e-9):
+        yield (
+            f"--frame-ps {frame_ps:g} is less than one step of --timestep-fs {settings.timestep_fs:g}, "
+            f"so there would be more frames than steps: give at least --frame-ps {step_ps:g}"
+        )
+    ratio = segment_ps / frame_ps
+    n_frames = max(1, round(ratio))
+    if abs(ratio - n_frames) > _RATIO_TOLERANCE * n_frames:
+        yield (
+            f"--frame-ps {frame_ps:g} does not divide --segment-ps {segment_ps:g}: "
+            f"give --frame-ps {segment_ps / n_frames:g} ({n_frames} in a segment)"
+        )
+    if segment_ps / step_ps > _MOST_STEPS:
+        yield (
+            f"--segment-ps {segment_ps:g} takes more than {_MOST_STEPS} steps of "
+            f"--timestep-fs {settings.timestep_fs:g}: give a shorter segment"
+        )
+
+
+def _learning(settings: Settings) -> Iterator[str]:
+    policy = settings.policy
+    if settings.aae_weights is not None:
+        weights = f"--aae-weights {shown(settings.aae_weights)}"
+        if policy != "novelty":
+            yield f"{weights} and --policy {policy}, which uses no model, exclude each other: drop one of them"
+        if settings.embedding == "pca":
+            yield f"{weights} and --embedding pca exclude each other: give --embedding aae or drop the weights"
+    if settings.infer_every == 0 and policy != "plain":
+        yield (
+            f"--infer-every 0 means no inference, and --policy {policy} takes its starts from inference: "
+            "give --infer-every 1 or more, or --policy plain"
+        )
+    if settings.max_reference <= settings.neighbours:
+        yield (
+            f"--neighbours {settings.neighbours} needs a reference set larger than "
+            f"--max-reference {settings.max_reference}: raise the second or lower the first"
+        )
+
+
+def _patience(settings: Settings) -> Iterator[str]:
+    if settings.min_segment_seconds >= settings.task_timeout:
+        yield (
+            f"--min-segment-seconds {settings.min_segment_seconds:g} leaves every segment to run into "
+            f"--task-timeout {settings.task_timeout:g}: raise the second or lower the first"
+        )
+    if settings.heartbeat_threshold_s <= settings.heartbeat_s:
+        yield (
+            f"--heartbeat-threshold-s {settings.heartbeat_threshold_s:g} would give up a worker between two beats of "
+            f"--heartbeat-s {settings.heartbeat_s:g}: give a threshold of several beats"
+        )
+
+
+def _stores(settings: Settings) -> Iterator[str]:
+    backends = settings.ps_backends
+    of_topics = [f"{flag(f'{topic}_ps_backend')} {backend}" for topic, backend in backends.items() if backend]
+    paths = {"ps_file_dir": settings.ps_file_dir, "ps_globus_config": settings.ps_globus_config}
+    of_stores = [f"{flag(name)} {shown(path)}" for name, path in paths.items() if path is not None]
+    if settings.no_proxystore:
+        for unused in of_topics + of_stores:
+            yield f"{unused} has no meaning with --no-proxystore: drop one of them"
+    if "globus" in backends.values() and settings.ps_globus_config is None:
+        by_globus = next(text for text in of_topics if text.endswith("globus"))
+        yield f"{by_globus} has no endpoints: add --ps-globus-config FILE (globus_config.json is an example)"
+    if settings.ps_globus_config is not None and "globus" not in backends.values():
+        yield (
+            f"--ps-globus-config {shown(settings.ps_globus_config)} is used by no topic: "
+            "add --simulate-ps-backend globus (or infer, train) or drop it"
+        )
+    # A backend that was left open may become `file` when the sites are known.
+    if settings.ps_file_dir is not None and not {"file", None} & set(backends.values()):
+        yield (
+            f"--ps-file-dir {shown(settings.ps_file_dir)} is used by no topic ({', '.join(of_topics)}): "
+            "give one of them the backend file or drop the directory"
+        )
+
+
+def _redis(settings: Settings) -> Iterator[str]:
+    if settings.redishost is not None and settings.redisport is None:
+        yield f"--redishost {shown(settings.redishost)} has no port: add --redisport N (6379 is usual)"
+    if _may_use_redis(settings):
+        return
+    for name, value in {"redishost": settings.redishost, "redisport": settings.redisport}.items():
+        if value is not None:
+            yield (
+                f"{flag(name)} {shown(value)} is used by nothing: add --queue redis or "
+                "--simulate-ps-backend redis (or infer, train), or drop it"
+            )
+
+
+def _may_use_redis(settings: Settings) -> bool:
+    if settings.queue == "redis" or "redis" in settings.ps_backends.values():
+        return True
+    # Where ends do not share the run directory, a backend that was left open becomes Redis.
+    left_open = None in settings.ps_backends.values() and not settings.no_proxystore
+    return left_open and {*settings.simulate_site.split(","), settings.ml_site} != {"local"}
+
+
+def _ending(settings: Settings) -> Iterator[str]:
+    if settings.min_model_versions > 0 and not settings.retrains:
+        reason = "--no-retrain" if settings.no_retrain else f"--policy {settings.policy}"
+        yield (
+            f"--min-model-versions {settings.min_model_versions} is never reached with {reason}, which trains no "
+            "model: give --min-model-versions 0 or drop the other"
+        )
+    if settings.control and settings.policy == "plain":
+        yield (
+            "--control compares with a plain run, and --policy plain is one: "
+            "give --no-control or another --policy (novelty, random)"
+        )

@@ -1,0 +1,93 @@
+"""How a campaign looks while it runs: a live panel on a terminal, a plain line every ten seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+_LINE_EVERY_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A campaign at one moment.
+
+    Attributes
+    ----------
+    target
+        Segments it will have at its end; None where time ends it.
+    busy, slots
+        Segments sent and not back, and workers for them.
+    """
+
+    segments: int
+    target: int | None
+    simulated_ns: float
+    elapsed_s: float
+    coverage: str
+    model_version: int
+    busy: int
+    slots: int
+    failures: int
+
+    @property
+    def ns_per_day(self) -> float:
+        """Simulated time per day of wall time."""
+        return self.simulated_ns / self.elapsed_s * 86_400 if self.elapsed_s > 0 else 0.0
+
+    def line(self) -> str:
+        """Return the snapshot in a line."""
+        of = "" if self.target is None else f"/{self.target}"
+        return (
+            f"{self.elapsed_s:6.0f} s  {self.segments}{of} segments  {self.simulated_ns:.3f} ns  "
+            f"{self.ns_per_day:.1f} ns/day  {self.coverage}  model {self.model_version}  "
+            f"{min(self.busy, self.slots)}/{self.slots} workers busy  {self.failures} failed attempts"
+        )
+
+
+class Display:
+    """Shows snapshots until it is closed."""
+
+    def __init__(self, take: Callable[[], Snapshot]) -> None:
+        self._take = take
+        self._last = time.monotonic()
+        self._live: Live | None = None
+        console = Console()
+        if console.is_terminal:
+            self._live = Live(console=console, refresh_per_second=4, transient=True)
+            self._live.start()
+
+    def update(self) -> None:
+        """Show the campaign as it is now, if it is time to."""
+        if self._live is not None:
+            self._live.update(_panel(self._take()))
+        elif time.monotonic() - self._last >= _LINE_EVERY_S:
+            self._last = time.monotonic()
+            print(self._take().line(), flush=True)
+
+    def close(self) -> None:
+        """Leave the terminal as it was, with the last snapshot as a line."""
+        if self._live is not None:
+            self._live.stop()
+        print(self._take().line(), file=sys.stdout, flush=True)
+
+
+def _panel(now: Snapshot) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_row("segments", f"{now.segments}" + ("" if now.target is None else f" of {now.target}"))
+    if now.target is not None:
+        table.add_row("", ProgressBar(total=now.target, completed=min(now.segments, now.target), width=40))
+    table.add_row("simulated", f"{now.simulated_ns:.3f} ns, {now.ns_per_day:.1f} ns/day")
+    table.add_row("coverage", now.coverage)
+    table.add_row("model version", str(now.model_version))
+    table.add_row("workers busy", f"{min(now.busy, now.slots)} of {now.slots}")
+    table.add_row("failed attempts", str(now.failures))
+    table.add_row("elapsed", f"{now.elapsed_s:.0f} s")
+    return table

@@ -1,0 +1,101 @@
+"""How one setting is named, explained and read from text: what the command line and the errors have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le
+from pydantic.fields import FieldInfo
+
+_LONGEST_SHOWN = 60
+
+_KINDS: dict[object, str] = {
+    int: "a whole number",
+    float: "a finite number",
+    bool: "true or false",
+    str: "text",
+    Path: "a path",
+}
+
+
+def flag(name: str) -> str:
+    """Return the flag of a setting: ``frame_ps`` is ``--frame-ps``."""
+    return "--" + name.replace("_", "-")
+
+
+def opposite(name: str) -> str:
+    """Return the flag that switches a boolean off: ``--no-lockstep``, and ``--retrain`` for ``no_retrain``."""
+    return flag(name.removeprefix("no_") if name.startswith("no_") else f"no_{name}")
+
+
+def core_type(field: FieldInfo) -> object:
+    """Return a setting's type without the None that stands for "not given"."""
+    if get_origin(field.annotation) not in (Union, UnionType):
+        return field.annotation
+    (core,) = (part for part in get_args(field.annotation) if part is not NoneType)
+    return core
+
+
+def choices(field: FieldInfo) -> tuple[str, ...]:
+    """Return the words a setting may take; empty where it is free."""
+    core = core_type(field)
+    return get_args(core) if get_origin(core) is Literal else ()
+
+
+def note(field: FieldInfo, key: str) -> str:
+    """Return what the model says about a setting beside its type: ``group``, ``unit``, ``metavar`` or ``default``."""
+    extra = field.json_schema_extra
+    return str(extra[key]) if isinstance(extra, dict) else ""
+
+
+def from_text(field: FieldInfo, text: str) -> int | float | str:
+    """Return text as the setting's number, and text that is no number as it came (the model refuses it)."""
+    core = core_type(field)
+    try:
+        if core is int:
+            return int(text)
+        return float(text) if core is float else text
+    except ValueError:
+        return text
+
+
+def wanted(field: FieldInfo) -> str:
+    """Return what a setting takes, as the end of "give ...": ``a finite number above 0 (K)``."""
+    if words := choices(field):
+        return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+    meaning = note(field, "unit") or note(field, "metavar")
+    return " ".join((_KINDS[core_type(field)], *_bounds(field), *([f"({meaning})"] if meaning else [])))
+
+
+def _bounds(field: FieldInfo) -> list[str]:
+    phrases = []
+    for bound in field.metadata:
+        match bound:
+            case Gt(gt=limit):
+                phrases.append(f"above {shown(limit)}")
+            case Ge(ge=limit):
+                phrases.append(f"of at least {shown(limit)}")
+            case Le(le=limit):
+                phrases.append(f"and at most {shown(limit)}")
+    return phrases
+
+
+def unknown(word: str, known: Iterable[str], where: str) -> str:
+    """Return the sentence that refuses a word which is none of the known ones, and names the closest."""
+    close = get_close_matches(word, known, n=1, cutoff=0.75)
+    hint = f"{close[0]} comes closest, and " if close else ""
+    return f"{shown(word)} is unknown {where}: {hint}`python run.py --help` lists what there is"
+
+
+def shown(value: object) -> str:
+    """Return a value for use within a sentence: short, on one line, quoted where it would not stand alone."""
+    if isinstance(value, float):
+        return f"{value:.15g}"
+    text = str(value)
+    if isinstance(value, str | Path) and (not text or " " in text or not text.isprintable()):
+        text = repr(text)
+    return text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 3] + "..."

@@ -1,0 +1,124 @@
+"""The run directory: what a campaign leaves for people and notebooks."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tasks.errors import BadInput
+
+_VERSIONS_OF = (
+    "colmena", "globus-compute-sdk", "MDAnalysis", "numpy", "OpenMM", "parsl", "proxystore", "redis", "scikit-learn",
+    "torch",
+)  # fmt: skip
+
+
+class RunDirectory:
+    """Paths in a campaign's directory, and the files written once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, named: Path | None, runs: Path, system: str, free_bytes: int) -> RunDirectory:
+        """Make the directory of a new campaign.
+
+        Parameters
+        ----------
+        named
+            Exactly this directory, which must not exist; None makes one in ``runs``, named by system and time.
+        free_bytes
+            What the disk must have free.
+
+        Raises
+        ------
+        BadInput
+            When it exists, cannot be written, or the disk is too full; nothing is left behind.
+        """
+        path = named or runs / f"{system}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
+        if path.exists():
+            raise BadInput(f"run directory {path} exists already: name another with --run-dir, or remove it")
+        missing = [parent for parent in [path, *path.parents] if not parent.exists()]
+        try:
+            path.mkdir(parents=True)
+            for name in ("trajectories", "models", "logs"):
+                (path / name).mkdir()
+            free = shutil.disk_usage(path).free
+            if free < free_bytes:
+                raise BadInput(
+                    f"the disk of {path} has {free / 1e6:.0f} MB free, and --min-free-mb asks for "
+                    f"{free_bytes / 1e6:.0f}: free some space, or name another place with --run-dir"
+                )
+        except OSError as error:
+            _remove(missing)
+            raise BadInput(
+                f"run directory {path} cannot be made: {error.strerror}; name another with --run-dir"
+            ) from error
+        except BadInput:
+            _remove(missing)
+            raise
+        return cls(path.resolve())
+
+    @property
+    def ledger(self) -> Path:
+        """The ledger."""
+        return self.path / "ledger.sqlite"
+
+    @property
+    def log(self) -> Path:
+        """The log a person reads."""
+        return self.path / "runtime.log"
+
+    @property
+    def proxystore(self) -> Path:
+        """Where file stores lie unless the user names another place; empty after the run."""
+        return self.path / "proxystore"
+
+    def write_inputs(self, params: dict[str, Any], topology_pdb: str) -> None:
+        """Write ``params.json`` (a file for ``--config``), ``host_info.json`` and ``topology.pdb``."""
+        self.write_json("params.json", params)
+        self.write_json("host_info.json", host_info())
+        (self.path / "topology.pdb").write_text(topology_pdb)
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write a file whole or not at all."""
+        part = self.path / f".{name}.part"
+        part.write_text(json.dumps(content, indent=2) + "\n")
+        os.replace(part, self.path / name)
+
+    def remove(self) -> None:
+        """Remove the directory of a campaign that never began."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def host_info() -> dict[str, Any]:
+    """Return what this machine and its packages are; never its environment, which holds secrets."""
+    versions = {}
+    for name in _VERSIONS_OF:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "missing"
+    return {
+        "host": platform.node(),
+        "system": platform.platform(),
+        "python": sys.version.split()[0],
+        "cores": psutil.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "versions": versions,
+    }
+
+
+def _remove(made: list[Path]) -> None:
+    """Remove directories that were made for a run, outermost last, so that a refusal leaves nothing."""
+    if made:
+        shutil.rmtree(made[-1], ignore_errors=True)

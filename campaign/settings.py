@@ -1,0 +1,324 @@
+"""Every setting of a campaign: its flag, default, unit, help and bounds, written once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from campaign.contradictions import contradictions
+from campaign.flags import flag, shown, unknown, wanted
+from tasks.errors import BadInput
+from tasks.messages import Dynamics, Novelty, Topic
+
+Policy = Literal["novelty", "random", "plain"]
+Backend = Literal["file", "redis", "globus", "none"]
+Platform = Literal["auto", "Reference", "CPU", "CUDA", "OpenCL", "HIP"]
+
+GROUPS = ("problem", "learning", "compute", "network", "ProxyStore", "limits")
+
+# Each of these names the molecule, so only one of them may be given.
+MOLECULE = frozenset({"system", "sequence", "pdb"})
+
+# Any of these says where the campaign ends; without them it is the demonstration.
+_ENDS = frozenset({"max_segments", "max_ns", "max_minutes"})
+
+_BACKEND_CHOICE = "file where both ends share the run directory, else redis"
+
+# Four months: longer than any campaign, shorter than what operating systems accept as a timeout.
+_LONGEST_S = 1e7
+
+
+def _setting(
+    group: str,
+    default: object,
+    description: str,
+    unit: str = "",
+    *,
+    metavar: str = "",
+    default_text: str = "",
+    **bounds: Any,
+) -> Any:
+    """Return a field with what the command line shows of it (Any, as `pydantic.Field` itself).
+
+    Parameters
+    ----------
+    default_text
+        What the help calls the default where it depends on other settings.
+    """
+    extra: dict[str, JsonValue] = {"group": group, "unit": unit, "metavar": metavar, "default": default_text}
+    return Field(default, description=description, json_schema_extra=extra, **bounds)
+
+
+class Settings(BaseModel):
+    """What a campaign is told to do; equal settings describe equal campaigns.
+
+    A None among the given values counts as not given. Defaults that depend on other settings are settled when the
+    model is made, so that `as_config` shows what holds: alanine dipeptide where no molecule is named; 1 ns, three
+    model versions and a control run where no limit is set.
+
+    Raises
+    ------
+    BadInput
+        For a value that cannot be used and for settings that contradict each other, in one sentence.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    system: Literal["alanine-dipeptide", "chignolin"] | None = _setting(
+        "problem", None, "molecule that comes with Wayfinder", default_text="alanine-dipeptide if no other is named"
+    )
+    sequence: str | None = _setting(
+        "problem", None, "peptide to build, in one-letter codes", metavar="SEQ", min_length=1
+    )
+    cap: bool = _setting("problem", False, "put ACE and NME caps on the ends of --sequence")
+    pdb: Path | None = _setting("problem", None, "structure to start from, in PDB format", metavar="FILE")
+    temperature: float = _setting("problem", 300.0, "temperature of the thermostat", "K", gt=0)
+    timestep_fs: float = _setting(
+        "problem", 4.0, "time step; 4 fs is possible because hydrogens are made heavy", "fs", ge=0.01, le=10
+    )
+    friction: float = _setting("problem", 1.0, "friction of the Langevin thermostat", "/ps", gt=0)
+    platform: Platform = _setting(
+        "problem", "auto", "OpenMM platform; auto takes a GPU if there is one, else the faster of Reference and CPU"
+    )
+    segment_ps: float = _setting("problem", 2.0, "simulated time of a segment, rounded to frames", "ps", gt=0, le=1e6)
+    frame_ps: float = _setting(
+        "problem", 0.25, "simulated time between two kept frames, rounded to whole steps", "ps", gt=0, le=1e6
+    )
+    walkers: int = _setting("problem", 4, "replicas of the molecule", "walkers", ge=1)
+    policy: Policy = _setting(
+        "problem",
+        "novelty",
+        "where segments start: at novel frames, at random frames, or where the walker's last one ended (plain)",
+    )
+    seed: int = _setting("problem", 1, "seed of every random choice", ge=0, le=2**31 - 1)
+    min_segment_seconds: float = _setting(
+        "problem", 0.0, "pad each segment to this wall time, as a slower engine would take", "s", ge=0, le=_LONGEST_S
+    )
+    trajectory_format: Literal["dcd", "xtc"] = _setting("problem", "dcd", "format of the kept trajectories")
+
+    embedding: Literal["aae", "pca"] = _setting(
+        "learning", "aae", "model that frames are compared in: adversarial autoencoder or principal components"
+    )
+    novelty: Novelty = _setting(
+        "learning", "sparsity", "score of a frame: distance to its neighbours or local outlier factor"
+    )
+    neighbours: int = _setting("learning", 10, "neighbours that the novelty score looks at", "frames", ge=1)
+    latent: int = _setting("learning", 8, "size of the embedding", "dimensions", ge=1)
+    infer_every: int = _setting(
+        "learning", 4, "new segments that start an inference; 0 for none (with --policy plain)", "segments", ge=0
+    )
+    retrain_every: int = _setting("learning", 100, "new segments that start a training", "segments", ge=1)
+    first_epochs: int = _setting("learning", 15, "length of the first training", "epochs", ge=1)
+    epochs: int = _setting("learning", 5, "length of every later training", "epochs", ge=1)
+    batch: int = _setting("learning", 64, "frames in a training step", "frames", ge=1)
+    max_reference: int = _setting(
+        "learning", 2000, "frames that models are trained on and novelty is measured against", "frames", ge=2
+    )
+    aae_weights: Path | None = _setting(
+        "learning", None, "pretrained autoencoder to start from, as model version 0", metavar="FILE"
+    )
+    no_retrain: bool = _setting("learning", False, "only infer: keep model version 0 throughout")
+    lockstep: bool = _setting(
+        "learning", False, "repeatable decisions: apply results in the order of ids, and let segments wait for it"
+    )
+    candidates_per_walker: int = _setting(
+        "learning", 4, "starts that an inference offers for each walker", "starts", ge=1
+    )
+
+    simulate_site: str = _setting("compute", "local", "sites of the segments", metavar="SITE[,SITE]", min_length=1)
+    ml_site: str = _setting("compute", "local", "site of training and inference", metavar="SITE", min_length=1)
+    simulate_workers: int = _setting("compute", 2, "segments that run at once", "workers", ge=1)
+    ml_workers: int = _setting("compute", 1, "trainings and inferences that run at once", "workers", ge=1)
+    max_attempts: int = _setting("compute", 3, "times a task is tried before it is given up", "attempts", ge=1)
+    task_timeout: float = _setting(
+        "compute", 3600.0, "wall time after which a task counts as lost", "s", gt=0, le=_LONGEST_S
+    )
+    start_timeout: float = _setting(
+        "compute", 180.0, "wall time in which the first worker must answer", "s", gt=0, le=_LONGEST_S
+    )
+    heartbeat_s: float = _setting(
+        "compute", 2.0, "time between two signs of life of a worker pool", "s", gt=0, le=_LONGEST_S
+    )
+    heartbeat_threshold_s: float = _setting(
+        "compute", 10.0, "silence after which a worker pool counts as lost", "s", gt=0, le=_LONGEST_S
+    )
+
+    queue: Literal["pipe", "redis"] = _setting("network", "pipe", "what carries messages to the task server")
+    redishost: str | None = _setting(
+        "network",
+        None,
+        "host of a running Redis server",
+        metavar="HOST",
+        default_text="a private server is started where one is needed",
+        min_length=1,
+    )
+    redisport: int | None = _setting(
+        "network",
+        None,
+        "port of the Redis server, or of the private one",
+        default_text="a free one if private",
+        ge=1,
+        le=65535,
+    )
+
+    simulate_ps_backend: Backend | None = _setting(
+        "ProxyStore", None, "store of what segments produce", default_text=_BACKEND_CHOICE
+    )
+    infer_ps_backend: Backend | None = _setting(
+        "ProxyStore", None, "store of what inference produces", default_text=_BACKEND_CHOICE
+    )
+    train_ps_backend: Backend | None = _setting(
+        "ProxyStore", None, "store of what training produces", default_text=_BACKEND_CHOICE
+    )
+    ps_threshold: int = _setting(
+        "ProxyStore",
+        100_000,
+        "size from which an argument goes through a store; coordinates always do",
+        "bytes",
+        ge=0,
+    )
+    ps_file_dir: Path | None = _setting(
+        "ProxyStore", None, "directory of the file stores", metavar="DIR", default_text="one in the run directory"
+    )
+    ps_globus_config: Path | None = _setting(
+        "ProxyStore", None, "Globus endpoints of the backend globus, as globus_config.json", metavar="FILE"
+    )
+    no_proxystore: bool = _setting("ProxyStore", False, "send everything through the queues")
+
+    max_segments: int | None = _setting("limits", None, "stop after this many segments", "segments", ge=1)
+    max_ns: float | None = _setting(
+        "limits", None, "stop after this much simulated time", "ns", default_text="none; 1 if no limit is set", gt=0
+    )
+    max_minutes: float | None = _setting("limits", None, "stop after this much wall time", "min", gt=0, le=1e5)
+    min_model_versions: int = _setting(
+        "limits",
+        0,
+        "do not stop at a limit before this many models were trained",
+        "models",
+        default_text="0; 3 if no limit is set",
+        ge=0,
+    )
+    control: bool = _setting(
+        "limits",
+        False,
+        "run plain dynamics of equal length afterwards and print its coverage beside",
+        default_text="off; on if no limit is set",
+    )
+    grace_s: float = _setting(
+        "limits", 10.0, "time that results may still arrive in after SIGINT or SIGTERM", "s", ge=0, le=_LONGEST_S
+    )
+    min_free_mb: int = _setting("limits", 200, "free disk space without which nothing is started", "MB", ge=0)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _settle_or_refuse(
+        cls, values: object, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo
+    ) -> Self:
+        try:
+            return handler(_settled(values) if isinstance(values, Mapping) else values)
+        except ValidationError as error:
+            raise BadInput(_sentence(error.errors()[0], info.context or {})) from None
+
+    @field_validator("pdb", "aae_weights", "ps_file_dir", "ps_globus_config", mode="before")
+    @classmethod
+    def _absolute(cls, value: object) -> object:
+        """Make paths absolute, for workers and reruns that have another working directory."""
+        if isinstance(value, str | Path) and str(value) and "\0" not in str(value):
+            return Path(os.path.expanduser(value)).absolute()
+        return value
+
+    @model_validator(mode="after")
+    def _refuse_contradictions(self) -> Self:
+        for sentence in contradictions(self):
+            raise BadInput(sentence)
+        return self
+
+    @property
+    def ps_backends(self) -> dict[Topic, Backend | None]:
+        """Backend of each topic's store; None where the campaign is to choose one."""
+        return {
+            "simulate": self.simulate_ps_backend,
+            "infer": self.infer_ps_backend,
+            "train": self.train_ps_backend,
+        }
+
+    @property
+    def retrains(self) -> bool:
+        """Whether the campaign makes model versions beyond 0."""
+        return _trains(self.policy, self.no_retrain)
+
+    def dynamics(self, platform: str) -> Dynamics:
+        """Return how segments are integrated, in whole steps.
+
+        The steps between two frames are ``frame_ps`` over the time step rounded to a whole number (half to even), and
+        a segment is as many of these as frames fit into ``segment_ps``: 0.25 ps at 4 fs is 62.5 steps, so 62, and a
+        segment of 2 ps becomes 8 frames x 62 steps x 4 fs = 1.984 ps.
+
+        Parameters
+        ----------
+        platform
+            OpenMM's name of the platform that ``auto`` was resolved to.
+        """
+        timestep_ps = self.timestep_fs / 1000
+        frame_steps = round(self.frame_ps / timestep_ps)
+        return Dynamics(
+            n_steps=round(self.segment_ps / self.frame_ps) * frame_steps,
+            frame_steps=frame_steps,
+            timestep_ps=timestep_ps,
+            temperature_K=self.temperature,
+            friction_per_ps=self.friction,
+            platform=platform,
+            min_seconds=self.min_segment_seconds,
+        )
+
+    def as_config(self) -> dict[str, str | int | float | bool | None]:
+        """Return every setting for `params.json`; read back through ``--config`` it gives equal settings."""
+        return self.model_dump(mode="json")
+
+
+def _settled(given: Mapping[str, object]) -> dict[str, object]:
+    """Return what was given, with the defaults that depend on it."""
+    values = {name: value for name, value in given.items() if value is not None}
+    if not values.keys() & MOLECULE:
+        values["system"] = "alanine-dipeptide"
+    if not values.keys() & _ENDS:
+        policy = values.get("policy", "novelty")
+        values["max_ns"] = 1.0
+        values.setdefault("min_model_versions", 3 if _trains(policy, values.get("no_retrain")) else 0)
+        values.setdefault("control", policy != "plain")
+    return values
+
+
+def _trains(policy: object, no_retrain: object) -> bool:
+    return policy == "novelty" and not no_retrain
+
+
+def _sentence(error: ErrorDetails, sources: Mapping[str, str]) -> str:
+    """Return one of pydantic's errors as a sentence with flag, value and remedy.
+
+    Parameters
+    ----------
+    sources
+        Setting -> file it was read from; a setting without one came from the command line.
+    """
+    name = str(error["loc"][0])
+    source = f" in {sources[name]}" if name in sources else ""
+    if name not in Settings.model_fields:
+        return unknown(name, Settings.model_fields, f"as a setting{source}")
+    value = shown(error["input"])
+    return f"{flag(name)} {value}{source} cannot be used: give {wanted(Settings.model_fields[name])}"

@@ -1,0 +1,47 @@
+"""Traces: one JSON line per result, for notebooks; a view of what the ledger has committed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+
+FILES = {
+    "simulate": "simulation-results.jsonl",
+    "infer": "inference-results.jsonl",
+    "train": "training-results.jsonl",
+    "move": "move-results.jsonl",
+}
+
+
+class Traces:
+    """The trace files of a run directory, opened for appending."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[str, int] = {}
+        for topic in ("simulate", "infer", "train"):
+            self._open(topic)
+
+    def write(self, topic: str, line: str) -> None:
+        """Append one line, in one piece, so that a kill leaves no half of it."""
+        os.write(self._open(topic), line.encode() + b"\n")
+
+    def close(self) -> None:
+        """Close the files."""
+        while self._files:
+            os.close(self._files.popitem()[1])
+
+    def __enter__(self) -> Traces:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open(self, topic: str) -> int:
+        if topic not in self._files:
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+            self._files[topic] = os.open(self._folder / FILES[topic], flags, 0o644)
+        return self._files[topic]

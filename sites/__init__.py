@@ -1,0 +1,1 @@
+"""How a site is reached: its executors, its stores, its servers."""

@@ -1,0 +1,61 @@
+"""The machine at hand as a site: two worker pools, one for segments and one for learning."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+from parsl.executors import HighThroughputExecutor
+from parsl.providers import LocalProvider
+
+from sites.htex import htex
+from sites.site import REACHES_ALL, Resources, Site, single_threaded_environment
+
+
+def local(name: str = "local", reaches: frozenset[str] = REACHES_ALL) -> Site:
+    """Return this machine, with executors ``cpu`` (segments) and ``gpu`` (learning, on the GPUs if there are any)."""
+    return Site(
+        name=name,
+        simulate=_cpu,
+        learn=_gpu,
+        simulate_slots=lambda resources: resources.simulate_workers,
+        learn_slots=lambda resources: resources.ml_workers,
+        reaches=reaches,
+        shares_run_dir=True,
+    )
+
+
+def submit_host(resources: Resources) -> HighThroughputExecutor:
+    """Return the submit host's own executor, for data that have to be moved between stores."""
+    return htex("host", _provider(), resources, workers_per_node=1)
+
+
+def _cpu(resources: Resources) -> HighThroughputExecutor:
+    return htex(
+        "cpu", _provider(), resources, workers_per_node=resources.simulate_workers, accelerators=_share(resources)
+    )
+
+
+def _gpu(resources: Resources) -> HighThroughputExecutor:
+    return htex("gpu", _provider(), resources, workers_per_node=resources.ml_workers, accelerators=count_gpus())
+
+
+def _share(resources: Resources) -> list[str]:
+    """Return a device for each segment worker, in turn, where there are GPUs."""
+    n_gpus = count_gpus()
+    return [str(worker % n_gpus) for worker in range(resources.simulate_workers)] if n_gpus else []
+
+
+def _provider() -> LocalProvider:
+    return LocalProvider(init_blocks=1, min_blocks=1, max_blocks=1, worker_init=single_threaded_environment())
+
+
+def count_gpus() -> int:
+    """Return how many NVIDIA devices this machine shows (no CUDA context is made in this process)."""
+    if shutil.which("nvidia-smi") is None:
+        return 0
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True)
+    except (subprocess.SubprocessError, OSError):
+        return 0
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())

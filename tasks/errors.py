@@ -1,0 +1,29 @@
+"""Errors raised on purpose, named so that a ledger can count them by kind."""
+
+
+class BadInput(Exception):
+    """A value that the user gave cannot work; the message names the thing, the value and the remedy."""
+
+
+class TaskFailed(Exception):
+    """A task could not do its work. ``kind`` is what the summary and the ledger count."""
+
+    kind = "error"
+
+
+class NotFinite(TaskFailed):
+    """Coordinates or energies became NaN or infinite."""
+
+    kind = "nan"
+
+
+class Unreachable(TaskFailed):
+    """Data lie in a store that this site cannot reach, or that no longer holds them."""
+
+    kind = "unreachable"
+
+
+class TooLarge(TaskFailed):
+    """Data exceed what the chosen way of transport carries."""
+
+    kind = "too_large"

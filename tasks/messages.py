@@ -1,0 +1,356 @@
+"""Every type that travels between the Thinker and a task: small, frozen, free of coordinates.
+
+Coordinates, velocities, weights and reference sets travel as a `Ref`, the address of named arrays in a
+ProxyStore store. Lengths are in nm, times in ps, energies in kJ/mol, temperatures in K, unless a name says else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Topic = Literal["simulate", "infer", "train", "move"]
+StoreKind = Literal["file", "redis", "globus", "inline"]
+Embedding = Literal["aae", "pca", "none"]
+Candidates = Literal["novel", "uniform", "none"]
+Novelty = Literal["sparsity", "lof"]
+Role = Literal["md", "ml", "host"]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSpec:
+    """How any process opens one of the campaign's stores.
+
+    Attributes
+    ----------
+    name
+        Unique in the campaign; also the prefix of the keys in a shared server.
+    kind
+        Backend; ``inline`` is no store: the bytes travel in the message.
+    options
+        What the connector needs: ``(("store_dir", ...),)``, ``(("hostname", ...), ("port", ...))``.
+    threshold
+        Bytes below which optional arguments (not coordinates) travel inline.
+    """
+
+    name: str
+    kind: StoreKind
+    options: tuple[tuple[str, str], ...] = ()
+    threshold: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """Where named arrays lie: a key in a store, or the packed bytes themselves (``data``)."""
+
+    store: StoreSpec
+    key: tuple[str, ...] = ()
+    n_bytes: int = 0
+    data: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """A file that a task left in the run directory.
+
+    Attributes
+    ----------
+    path
+        Relative to the run directory.
+    """
+
+    path: str
+    sha256: str
+    n_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dynamics:
+    """How every segment of a campaign is integrated.
+
+    Attributes
+    ----------
+    n_steps, frame_steps
+        Steps of a segment, and steps between two kept frames; the second divides the first.
+    platform
+        Name of an OpenMM platform.
+    min_seconds
+        Wall time a segment is padded to, standing for a slower engine.
+    """
+
+    n_steps: int
+    frame_steps: int
+    timestep_ps: float
+    temperature_K: float
+    friction_per_ps: float
+    platform: str
+    min_seconds: float = 0.0
+
+    @property
+    def n_frames(self) -> int:
+        """Frames a segment yields, the end frame included and the start frame not."""
+        return self.n_steps // self.frame_steps
+
+    @property
+    def segment_ps(self) -> float:
+        """Simulated time of a segment."""
+        return self.n_steps * self.timestep_ps
+
+    @property
+    def frame_ps(self) -> float:
+        """Simulated time between two kept frames."""
+        return self.frame_steps * self.timestep_ps
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentSpec:
+    """One segment to run; equal specs give equal dynamics (``attempt`` plays no part).
+
+    Attributes
+    ----------
+    parent_id, parent_frame
+        Segment and frame (from 0) it starts at; None for a basis state.
+    system
+        A prepared system (`tasks.systems.PreparedSystem`), under its digest ``system_id``.
+    start, start_row
+        ``positions`` (n_starts, n_atoms, 3), and ``velocities`` alike if they are to be carried on; otherwise
+        velocities are drawn at the temperature.
+    seed
+        Of the drawn velocities and of the thermostat; 1 <= seed < 2**31.
+    run_dir
+        Where the trajectory goes; None if the site does not share it.
+    """
+
+    segment_id: int
+    attempt: int
+    walker_id: int
+    iteration: int
+    parent_id: int | None
+    parent_frame: int | None
+    system: Ref
+    system_id: str
+    start: Ref
+    start_row: int
+    seed: int
+    dynamics: Dynamics
+    store: StoreSpec
+    run_dir: str | None
+    trajectory_format: Literal["dcd", "xtc"] = "dcd"
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentResult:
+    """What the Thinker learns of a segment.
+
+    Attributes
+    ----------
+    frames
+        ``positions`` (n_frames, n_atoms, 3) float32.
+    end
+        ``positions`` and ``velocities`` (1, n_atoms, 3) float64, to carry on from.
+    """
+
+    segment_id: int
+    attempt: int
+    n_frames: int
+    n_atoms: int
+    simulated_ps: float
+    potential_energy_kj_mol: float
+    mean_temperature_K: float
+    frames: Ref
+    end: Ref
+    trajectory: FileRecord | None
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedSpec:
+    """New frames to look at, against the reference set that the frames before them left.
+
+    Attributes
+    ----------
+    batches
+        ``(segment_id, frames)`` of each new segment.
+    reference
+        None for the first inference of a campaign.
+    reference_number
+        Number of the reference set that this task makes.
+    model
+        None for version 0 without pretrained weights: principal components of the first frames.
+    candidates
+        Which frames are offered as starts: the most novel, a uniform sample of all, or none.
+    neighbours
+        The k of the k-th nearest neighbour (sparsity) or of LOF.
+    max_reference, max_frontier
+        Bounds on the frames that novelty is measured against, and on those kept whole to start from.
+    """
+
+    task_id: int
+    attempt: int
+    system: Ref
+    system_id: str
+    batches: tuple[tuple[int, Ref], ...]
+    reference: Ref | None
+    reference_number: int
+    model: Ref | None
+    model_version: int
+    embedding: Embedding
+    candidates: Candidates
+    n_candidates: int
+    novelty: Novelty
+    neighbours: int
+    latent: int
+    max_reference: int
+    max_frontier: int
+    seed: int
+    store: StoreSpec
+    run_dir: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How much of conformation space the campaign's saved frames have visited."""
+
+    metric: str
+    value: float
+    cells_deg: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedResult:
+    """What inference found.
+
+    Attributes
+    ----------
+    reference
+        The next reference set.
+    starts
+        ``positions`` (n_candidates, n_atoms, 3) float32, best first; None if none were asked for.
+    start_ids
+        ``(segment_id, frame)`` of each candidate.
+    scores
+        Novelty of each candidate, larger is newer.
+    segment_novelty
+        Mean novelty of each new segment's frames, in the order of the batches.
+    n_reference
+        Frames in the next reference set.
+    """
+
+    task_id: int
+    attempt: int
+    model_version: int
+    reference: Ref
+    reference_file: FileRecord | None
+    starts: Ref | None
+    start_ids: tuple[tuple[int, int], ...]
+    scores: tuple[float, ...]
+    segment_novelty: tuple[float, ...]
+    coverage: Coverage
+    n_frames: int
+    n_reference: int
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSpec:
+    """A model to refine on a reference set.
+
+    Attributes
+    ----------
+    model
+        Weights to start from; None starts afresh.
+    model_version
+        Version that this task makes.
+    """
+
+    task_id: int
+    attempt: int
+    reference: Ref
+    model: Ref | None
+    model_version: int
+    embedding: Embedding
+    latent: int
+    epochs: int
+    batch: int
+    seed: int
+    store: StoreSpec
+    run_dir: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """A new model version, and the mean loss of each epoch by name."""
+
+    task_id: int
+    attempt: int
+    model_version: int
+    model: Ref
+    model_file: FileRecord | None
+    n_frames: int
+    device: str
+    losses: dict[str, tuple[float, ...]]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class MoveSpec:
+    """Data to put again in a store that their consumer reaches."""
+
+    task_id: int
+    attempt: int
+    source: Ref
+    store: StoreSpec
+
+
+@dataclass(frozen=True, slots=True)
+class MoveResult:
+    """The same arrays at their new address."""
+
+    task_id: int
+    attempt: int
+    moved: Ref
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeSpec:
+    """What an executor is asked before work is sent to it.
+
+    Attributes
+    ----------
+    role
+        ``md``, ``ml`` or ``host``: decides what is imported (and stays warm).
+    platform
+        OpenMM platform the segments will ask for; empty where none will run.
+    stores
+        Stores that its tasks will use; each is written, read and emptied again.
+    run_dir
+        Where its tasks will write; None where they will not.
+    """
+
+    role: Role
+    platform: str
+    stores: tuple[StoreSpec, ...]
+    run_dir: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeReport:
+    """What an executor answered.
+
+    Attributes
+    ----------
+    tasks_digest
+        Of the source of `tasks` there; equal on both sides or no work is sent.
+    problems
+        Sentences, empty where all is well.
+    """
+
+    host: str
+    python: str
+    versions: dict[str, str]
+    tasks_digest: str
+    device: str
+    platforms: tuple[str, ...]
+    free_disk_bytes: int
+    problems: tuple[str, ...]

@@ -1,0 +1,99 @@
+"""Ask an executor what it is before any work is sent there, and warm its imports while at it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import platform
+import shutil
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from tasks.errors import BadInput, TaskFailed
+from tasks.messages import ProbeReport, ProbeSpec, StoreSpec
+from tasks.transport import evict, fetch, ship
+
+# What a role needs: (distribution, module). Importing is what makes the first task as fast as the others.
+_NEEDED = {
+    "md": (("OpenMM", "openmm"), ("MDAnalysis", "MDAnalysis"), ("wayfinder-tasks", "tasks.simulate")),
+    "ml": (("torch", "torch"), ("scikit-learn", "sklearn.neighbors"), ("MDAnalysis", "MDAnalysis.lib.distances")),
+    "host": (),
+}
+_SHARED = (("numpy", "numpy"), ("proxystore", "proxystore"), ("colmena", "colmena"), ("parsl", "parsl"))
+
+
+def probe(spec: ProbeSpec) -> ProbeReport:
+    """Return what this executor runs, and a sentence for each thing that would make work fail here."""
+    problems: list[str] = []
+    versions = {}
+    for distribution, module in (*_SHARED, *_NEEDED[spec.role]):
+        try:
+            importlib.import_module(module)
+            versions[distribution] = metadata.version(distribution)
+        except (ImportError, metadata.PackageNotFoundError) as error:
+            problems.append(f"{distribution} is missing: {error}; install the wayfinder-tasks wheel with its extras")
+    platforms = _openmm_platforms() if spec.role == "md" and "OpenMM" in versions else ()
+    if spec.platform and platforms and spec.platform not in platforms:
+        problems.append(f"OpenMM platform {spec.platform} is not there, only {', '.join(platforms)}")
+    problems += [problem for store in spec.stores if (problem := _store_problem(store))]
+    if spec.run_dir is not None and (problem := _directory_problem(Path(spec.run_dir))):
+        problems.append(problem)
+    return ProbeReport(
+        host=platform.node(),
+        python=platform.python_version(),
+        versions=versions,
+        tasks_digest=source_digest(),
+        device=_device(spec.role, versions),
+        platforms=platforms,
+        free_disk_bytes=shutil.disk_usage(spec.run_dir or tempfile.gettempdir()).free,
+        problems=tuple(problems),
+    )
+
+
+def source_digest() -> str:
+    """Return a digest of the source of `tasks` as installed here."""
+    digest = hashlib.sha256()
+    folder = Path(__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _openmm_platforms() -> tuple[str, ...]:
+    import openmm
+
+    return tuple(openmm.Platform.getPlatform(i).getName() for i in range(openmm.Platform.getNumPlatforms()))
+
+
+def _store_problem(store: StoreSpec) -> str | None:
+    if store.kind == "inline":
+        return None
+    sent = np.arange(16, dtype=np.float32)
+    try:
+        ref = ship({"probe": sent}, store)
+        came_back = fetch(ref)["probe"]
+        evict(ref)
+    except (BadInput, TaskFailed, OSError) as error:
+        return f"store {store.name} ({store.kind}) cannot be used: {error}"
+    return None if np.array_equal(sent, came_back) else f"store {store.name} ({store.kind}) returned other data"
+
+
+def _directory_problem(run_dir: Path) -> str | None:
+    try:
+        with tempfile.NamedTemporaryFile(dir=run_dir, prefix=".probe-"):
+            return None
+    except OSError as error:
+        return f"run directory {run_dir} cannot be written: {error}"
+
+
+def _device(role: str, versions: dict[str, str]) -> str:
+    if role == "ml" and "torch" in versions:
+        import torch
+
+        if torch.cuda.is_available():
+            return str(torch.cuda.get_device_name(0))
+    return f"cpu ({os.cpu_count()} cores)"

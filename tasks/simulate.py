@@ -1,0 +1,188 @@
+"""Run one segment of dynamics with OpenMM on a warm worker.
+
+A worker keeps the Context of each system it has seen; a segment sets positions, velocities and random seeds anew, so
+that an equal `SegmentSpec` gives equal dynamics, bit for bit on the Reference platform.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openmm
+from openmm import unit
+
+from tasks import systems
+from tasks.errors import NotFinite
+from tasks.files import write_atomically
+from tasks.messages import Dynamics, FileRecord, SegmentResult, SegmentSpec
+from tasks.transport import fetch, ship
+
+GAS_CONSTANT_KJ_PER_MOL_K = 0.00831446261815324
+MAX_ENGINES = 2
+
+
+@dataclass(slots=True)
+class Engine:
+    """A Context kept between segments, and what is derived from its system once.
+
+    Attributes
+    ----------
+    masses : ndarray of shape (n_atoms, 1), float64
+        In dalton.
+    n_freedom
+        Degrees of freedom that hold kinetic energy.
+    """
+
+    context: Any
+    integrator: Any
+    stored_indices: np.ndarray
+    masses: np.ndarray
+    n_freedom: int
+
+
+_engines: OrderedDict[tuple[str, Dynamics], Engine] = OrderedDict()
+
+
+def run_segment(spec: SegmentSpec) -> SegmentResult:
+    """Return one segment's energies, temperature and the addresses of its frames and end state.
+
+    Raises
+    ------
+    NotFinite
+        When a coordinate, velocity or the energy is NaN or infinite (the Reference platform does not say so itself).
+    """
+    began = time.perf_counter()
+    engine = _engine(spec)
+    _set_start(engine, spec)
+    ready = time.perf_counter()
+    frames, temperature = _integrate(engine, spec)
+    energy, positions, velocities = _end_state(engine)
+    _refuse_not_finite(spec, energy, frames, velocities)
+    integrated = time.perf_counter()
+    trajectory = _write_trajectory(spec, frames[:, engine.stored_indices])
+    written = time.perf_counter()
+    frames_ref = ship({"positions": frames}, spec.store)
+    end_ref = ship({"positions": positions[None], "velocities": velocities[None]}, spec.store)
+    shipped = time.perf_counter()
+    time.sleep(max(0.0, spec.dynamics.min_seconds - (shipped - began)))
+    return SegmentResult(
+        segment_id=spec.segment_id,
+        attempt=spec.attempt,
+        n_frames=len(frames),
+        n_atoms=frames.shape[1],
+        simulated_ps=spec.dynamics.segment_ps,
+        potential_energy_kj_mol=energy,
+        mean_temperature_K=temperature,
+        frames=frames_ref,
+        end=end_ref,
+        trajectory=trajectory,
+        seconds={
+            "prepare": ready - began,
+            "integrate": integrated - ready,
+            "write": written - integrated,
+            "ship": shipped - written,
+        },
+    )
+
+
+def _engine(spec: SegmentSpec) -> Engine:
+    key = (spec.system_id, spec.dynamics)
+    if key not in _engines:
+        prepared = systems.PreparedSystem.from_arrays(fetch(spec.system))
+        _engines[key] = _make_engine(prepared, spec.dynamics)
+        while len(_engines) > MAX_ENGINES:
+            _engines.popitem(last=False)
+    _engines.move_to_end(key)
+    return _engines[key]
+
+
+def _make_engine(prepared: systems.PreparedSystem, dynamics: Dynamics) -> Engine:
+    system = openmm.XmlSerializer.deserialize(prepared.system_xml)
+    integrator = systems.integrator(dynamics)
+    platform = openmm.Platform.getPlatformByName(dynamics.platform)
+    context = openmm.Context(system, integrator, platform, systems.platform_properties(dynamics.platform))
+    masses = np.array([system.getParticleMass(i)._value for i in range(system.getNumParticles())])
+    removes_drift = any(isinstance(force, openmm.CMMotionRemover) for force in system.getForces())
+    n_freedom = 3 * int((masses > 0).sum()) - system.getNumConstraints() - 3 * removes_drift
+    return Engine(context, integrator, prepared.stored_indices, masses[:, None], n_freedom)
+
+
+def _set_start(engine: Engine, spec: SegmentSpec) -> None:
+    """Seed the thermostat and set positions and velocities; a seed takes effect only when a Context is made anew."""
+    start = fetch(spec.start)
+    engine.integrator.setRandomNumberSeed(spec.seed)
+    engine.context.reinitialize()
+    engine.context.setPositions(start["positions"][spec.start_row].astype(np.float64))
+    if "velocities" in start:
+        engine.context.setVelocities(start["velocities"][spec.start_row].astype(np.float64))
+    else:
+        # Frames are kept in single precision: put constrained bonds back to their length before velocities are drawn.
+        engine.context.applyConstraints(engine.integrator.getConstraintTolerance())
+        engine.context.setVelocitiesToTemperature(spec.dynamics.temperature_K, spec.seed)
+
+
+def _integrate(engine: Engine, spec: SegmentSpec) -> tuple[np.ndarray, float]:
+    """Return the frames (n_frames, n_atoms, 3) float32 in nm, and the mean temperature in K over them."""
+    dynamics = spec.dynamics
+    frames = np.empty((dynamics.n_frames, len(engine.masses), 3), dtype=np.float32)
+    kinetic = 0.0
+    try:
+        for frame in frames:
+            engine.integrator.step(dynamics.frame_steps)
+            state = engine.context.getState(positions=True, velocities=True)
+            frame[:] = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+            velocities = state.getVelocities(asNumpy=True).value_in_unit(unit.nanometer / unit.picosecond)
+            kinetic += 0.5 * float((engine.masses * velocities**2).sum())
+    except openmm.OpenMMException as error:
+        if "NaN" in str(error):
+            raise NotFinite(f"segment {spec.segment_id}: {error}") from error
+        raise
+    return frames, 2.0 * kinetic / dynamics.n_frames / (engine.n_freedom * GAS_CONSTANT_KJ_PER_MOL_K)
+
+
+def _end_state(engine: Engine) -> tuple[float, np.ndarray, np.ndarray]:
+    """Return potential energy (kJ/mol), positions (nm) and velocities (nm/ps), float64."""
+    state = engine.context.getState(positions=True, velocities=True, energy=True)
+    return (
+        float(state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)),
+        np.asarray(state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)),
+        np.asarray(state.getVelocities(asNumpy=True).value_in_unit(unit.nanometer / unit.picosecond)),
+    )
+
+
+def _refuse_not_finite(spec: SegmentSpec, energy: float, frames: np.ndarray, velocities: np.ndarray) -> None:
+    values: dict[str, np.ndarray | float] = {"energy": energy, "coordinates": frames, "velocities": velocities}
+    for name, value in values.items():
+        if not np.isfinite(value).all():
+            raise NotFinite(
+                f"segment {spec.segment_id} from segment {spec.parent_id} frame {spec.parent_frame}: "
+                f"{name} became NaN or infinite; a shorter --timestep-fs or a sounder start may help"
+            )
+
+
+def _write_trajectory(spec: SegmentSpec, frames: np.ndarray) -> FileRecord | None:
+    """Write stored frames beside the node, then move them into the run directory in one step."""
+    if spec.run_dir is None:
+        return None
+    import MDAnalysis as mda
+
+    suffix = spec.trajectory_format
+    with tempfile.TemporaryDirectory(prefix="wayfinder-") as scratch:
+        path = Path(scratch) / f"segment.{suffix}"
+        universe = mda.Universe.empty(frames.shape[1], trajectory=True)
+        with mda.Writer(str(path), n_atoms=frames.shape[1], dt=spec.dynamics.frame_ps) as writer:
+            for number, frame in enumerate(frames, start=1):
+                universe.atoms.positions = frame * 10.0  # MDAnalysis speaks Angstrom
+                universe.trajectory.ts.frame = number
+                universe.trajectory.ts.time = number * spec.dynamics.frame_ps
+                writer.write(universe.atoms)
+        data = path.read_bytes()
+    # Not synced: a segment whose file a power cut tore is told by its checksum, and run again.
+    name = f"trajectories/{spec.segment_id:08d}.{suffix}"
+    return write_atomically(Path(spec.run_dir), name, data, durable=False)

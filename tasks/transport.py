@@ -1,0 +1,185 @@
+"""The data plane: named arrays in and out of ProxyStore, packed without pickle.
+
+A `Ref` is what travels; arrays are packed as safetensors (a JSON header and raw bytes), so that reading data from
+a store never runs code. Each process opens a store once.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from proxystore.connectors.file import FileConnector, FileKey
+from proxystore.connectors.redis import RedisConnector, RedisKey
+from proxystore.store.base import Store
+from redis import RedisError, StrictRedis
+from safetensors.numpy import load, save
+
+from tasks.errors import BadInput, TooLarge, Unreachable
+from tasks.messages import MoveResult, MoveSpec, Ref, StoreSpec
+
+Arrays = Mapping[str, np.ndarray]
+
+# Colmena doubles bytes (pickle, then hex), and a pipe carries 32 MiB.
+MAX_INLINE_BYTES = 8_000_000
+
+
+class NamespacedRedisConnector(RedisConnector):
+    """Redis connector whose keys begin with the store's name, so that a campaign can find and empty its own.
+
+    Waits are bounded: a server that does not answer raises instead of holding a worker for ever.
+    """
+
+    def __init__(self, hostname: str, port: int, namespace: str) -> None:
+        super().__init__(hostname, port, clear=False)
+        self.namespace = namespace
+        self._redis_client = StrictRedis(host=hostname, port=port, socket_timeout=30, socket_connect_timeout=10)
+
+    def config(self) -> dict[str, Any]:
+        """Return what rebuilds the connector."""
+        return {"hostname": self.hostname, "port": self.port, "namespace": self.namespace}
+
+    def new_key(self, obj: Any = None) -> RedisKey:
+        """Return a fresh key in the namespace."""
+        return RedisKey(redis_key=f"{self.namespace}:{uuid.uuid4()}")
+
+    def put(self, obj: Any) -> RedisKey:
+        """Store an object under a fresh key."""
+        key = self.new_key()
+        self.set(key, obj)
+        return key
+
+    def keys(self) -> list[bytes]:
+        """Return the keys of the namespace that the server holds."""
+        return list(self._redis_client.scan_iter(match=f"{self.namespace}:*", count=1000))
+
+    def clear_namespace(self) -> int:
+        """Delete what the namespace still holds, and nothing else; return how many objects that was."""
+        keys = self.keys()
+        return int(self._redis_client.delete(*keys)) if keys else 0
+
+
+@lru_cache(maxsize=64)
+def open_store(spec: StoreSpec) -> Store[Any]:
+    """Return this process's handle on a store (made once; nothing is deleted when the process ends).
+
+    Raises
+    ------
+    ValueError
+        For ``inline``, which is no store.
+    """
+    options = dict(spec.options)
+    connector: Any
+    if spec.kind == "file":
+        connector = FileConnector(options["store_dir"], clear=False)
+    elif spec.kind == "redis":
+        connector = NamespacedRedisConnector(options["hostname"], int(options["port"]), spec.name)
+    elif spec.kind == "globus":
+        connector = _globus_connector(options["config"])
+    else:
+        raise ValueError(f"a store of kind {spec.kind} cannot be opened")
+    return Store(spec.name, connector, serializer=_identity, deserializer=_identity, cache_size=0, register=False)
+
+
+def pack(arrays: Arrays) -> bytes:
+    """Return arrays as one buffer (safetensors)."""
+    return bytes(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
+
+
+def unpack(data: bytes) -> dict[str, np.ndarray]:
+    """Return the arrays of a buffer made by `pack`."""
+    return dict(load(data))
+
+
+def ship(arrays: Arrays, spec: StoreSpec, *, always: bool = True) -> Ref:
+    """Put arrays where ``spec`` says and return their address.
+
+    Parameters
+    ----------
+    always
+        False lets what is smaller than the store's threshold travel inside the message.
+
+    Raises
+    ------
+    TooLarge
+        When the bytes would have to travel inline and a message cannot carry them.
+    """
+    data = pack(arrays)
+    if spec.kind == "inline" or (not always and len(data) < spec.threshold):
+        if len(data) > MAX_INLINE_BYTES:
+            raise TooLarge(
+                f"{len(data)} bytes without a store exceed the {MAX_INLINE_BYTES} that a message carries: "
+                "choose a ProxyStore backend (file, redis or globus) for this topic"
+            )
+        return Ref(spec, (), len(data), data)
+    try:
+        key = open_store(spec).put(data)
+    except (OSError, RedisError) as error:
+        raise Unreachable(f"store {spec.name} ({spec.kind}) takes no data: {error}") from error
+    return Ref(spec, tuple(key), len(data))
+
+
+def fetch(ref: Ref) -> dict[str, np.ndarray]:
+    """Return the arrays at an address.
+
+    Raises
+    ------
+    Unreachable
+        When the store does not answer or no longer holds them.
+    """
+    if ref.data is not None:
+        return unpack(ref.data)
+    try:
+        data = open_store(ref.store).get(_connector_key(ref))
+    except (OSError, RedisError) as error:
+        raise Unreachable(f"store {ref.store.name} ({ref.store.kind}) does not answer: {error}") from error
+    if data is None:
+        raise Unreachable(f"store {ref.store.name} ({ref.store.kind}) no longer holds {ref.key}")
+    return unpack(data)
+
+
+def evict(ref: Ref) -> None:
+    """Remove the arrays at an address; nothing happens where they are gone already."""
+    if ref.data is None:
+        open_store(ref.store).evict(_connector_key(ref))
+
+
+def move(spec: MoveSpec) -> MoveResult:
+    """Put arrays again in another store (a task of the submit host, which reaches both)."""
+    return MoveResult(spec.task_id, spec.attempt, ship(fetch(spec.source), spec.store), {})
+
+
+def count_objects(spec: StoreSpec) -> int:
+    """Return how many objects of ours a store holds."""
+    if spec.kind == "file":
+        return sum(1 for path in Path(dict(spec.options)["store_dir"]).glob("*.ready"))
+    if spec.kind == "redis":
+        return len(open_store(spec).connector.keys())
+    return 0
+
+
+def _connector_key(ref: Ref) -> Any:
+    if ref.store.kind == "file":
+        return FileKey(*ref.key)
+    if ref.store.kind == "redis":
+        return RedisKey(*ref.key)
+    from proxystore.connectors.globus import GlobusKey
+
+    return GlobusKey(*ref.key)
+
+
+def _globus_connector(config: str) -> Any:
+    from proxystore.connectors.globus import GlobusConnector, GlobusEndpoints
+
+    try:
+        return GlobusConnector(GlobusEndpoints.from_json(config), clear=False)
+    except (OSError, KeyError, ValueError) as error:
+        raise BadInput(f"Globus store of {config} cannot be opened: {error}; mend that file") from error
+
+
+def _identity(data: Any) -> Any:
+    return data
