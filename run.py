@@ -19,7 +19,8 @@ if __name__ == "__main__" and "WAYFINDER_RUN" not in os.environ:
     os.execve(
         sys.executable,
         [sys.executable, *sys.argv],
-        {**os.environ, **_threads, "PATH": _path, "WAYFINDER_RUN": uuid.uuid4().hex},
+        # Parsl names its processes with setproctitle, which would write over the id unless told to spare it.
+        {**os.environ, **_threads, "PATH": _path, "WAYFINDER_RUN": uuid.uuid4().hex, "SPT_NOENV": "1"},
     )
 
 import logging

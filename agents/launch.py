@@ -220,7 +220,7 @@ def _empty_stores(plan: Plan, state: CampaignState) -> None:
         for ref in state.holds.drop_all():
             evict(ref)
         swept, left = plan.stores.sweep()
-    except (TaskFailed, OSError) as error:
+    except TaskFailed as error:
         # A Redis server that is gone has nothing left to empty.
         logger.warning("a store could not be emptied: %s", error)
         return

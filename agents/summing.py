@@ -58,9 +58,6 @@ def summarise(
         status = "failed"
     if stopped_by is not None:
         status = "interrupted"
-    sites: dict[str, list[str]] = {
-        topic: [destination.site] for topic, destination in state.destinations.items() if topic != "move"
-    }
     return Summary(
         status=status,
         reason=None if status == "complete" else state.failure or state.ending,
@@ -82,7 +79,7 @@ def summarise(
         proxies={"created": state.holds.created, "evicted": state.holds.evicted, "left": state.proxies_left},
         wall_s=seconds,
         startup_s=_startup(state, began),
-        sites=sites,
+        sites={topic: [place.site] for topic, place in state.destinations.items() if topic != "move"},
     )
 
 

@@ -125,7 +125,8 @@ class Ledger:
     ) -> None:
         """Record how a try ended: ``success``, a kind of failure, or ``late`` after it was given up."""
         self._db.execute(
-            "UPDATE attempt SET ended = ?, outcome = ?, error = ?, host = ?, worker = ? WHERE task_id = ? AND number = ?",
+            "UPDATE attempt SET ended = ?, outcome = ?, error = ?, host = ?, worker = ?"
+            " WHERE task_id = ? AND number = ?",
             (time.time(), outcome, error, host, worker, task_id, number),
         )
 

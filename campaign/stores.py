@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.messages import StoreKind, StoreSpec, Topic
-from tasks.transport import NamespacedRedisConnector, count_objects, open_store
+from tasks.transport import clear, count_objects, open_store
 
 
 class Stores:
@@ -36,7 +35,6 @@ class Stores:
         redis: tuple[str, int] | None,
         globus_config: Path | None,
     ) -> None:
-        self._file_dir = file_dir
         options: dict[StoreKind, tuple[tuple[str, str], ...]] = {"inline": ()}
         if "file" in kinds.values():
             file_dir.mkdir(parents=True, exist_ok=True)
@@ -61,11 +59,7 @@ class Stores:
         swept = left = 0
         for spec in self.specs:
             swept += count_objects(spec)
-            if spec.kind == "file":
-                shutil.rmtree(self._file_dir, ignore_errors=True)
-            elif spec.kind == "redis":
-                connector: NamespacedRedisConnector = open_store(spec).connector
-                connector.clear_namespace()
+            clear(spec)
             left += count_objects(spec)
         open_store.cache_clear()
         return swept, left

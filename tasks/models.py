@@ -341,4 +341,4 @@ def _checked_alignment(structure: np.ndarray, scale: float) -> Alignment:
 
 
 def _flatten(standardized: np.ndarray) -> np.ndarray:
-    return standardized.reshape(len(standardized), -1).astype(np.float64)
+    return standardized.reshape(len(standardized), 3 * standardized.shape[1]).astype(np.float64)

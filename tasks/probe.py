@@ -20,7 +20,13 @@ from tasks.transport import evict, fetch, ship
 # What a role needs: (distribution, module). Importing is what makes the first task as fast as the others.
 _NEEDED = {
     "md": (("OpenMM", "openmm"), ("MDAnalysis", "MDAnalysis"), ("wayfinder-tasks", "tasks.simulate")),
-    "ml": (("torch", "torch"), ("scikit-learn", "sklearn.neighbors"), ("MDAnalysis", "MDAnalysis.lib.distances")),
+    "ml": (
+        ("torch", "torch"),
+        ("scikit-learn", "sklearn.neighbors"),
+        ("MDAnalysis", "MDAnalysis.lib.distances"),
+        ("wayfinder-tasks", "tasks.infer"),
+        ("wayfinder-tasks", "tasks.aae"),
+    ),
     "host": (),
 }
 _SHARED = (("numpy", "numpy"), ("proxystore", "proxystore"), ("colmena", "colmena"), ("parsl", "parsl"))
@@ -42,6 +48,8 @@ def probe(spec: ProbeSpec) -> ProbeReport:
     problems += [problem for store in spec.stores if (problem := _store_problem(store))]
     if spec.run_dir is not None and (problem := _directory_problem(Path(spec.run_dir))):
         problems.append(problem)
+    if not problems and spec.role == "ml":
+        _warm_torch()
     return ProbeReport(
         host=platform.node(),
         python=platform.python_version(),
@@ -61,6 +69,13 @@ def source_digest() -> str:
     for path in sorted(folder.rglob("*.py")):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
+
+
+def _warm_torch() -> None:
+    """Make one optimizer: torch imports a second's worth of modules for the first."""
+    import torch
+
+    torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
 
 
 def _openmm_platforms() -> tuple[str, ...]:

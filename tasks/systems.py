@@ -413,7 +413,11 @@ def _backbone_dihedrals(topology: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def integrator(dynamics: Dynamics) -> Any:
-    """Return the Langevin integrator of a campaign, unseeded (each segment seeds it)."""
+    """Return the Langevin integrator of a campaign, unseeded.
+
+    A seed acts when a Context is made: on a warm one, set it and call ``context.reinitialize()``, or the seed
+    is ignored in silence.
+    """
     return openmm.LangevinMiddleIntegrator(dynamics.temperature_K, dynamics.friction_per_ps, dynamics.timestep_ps)
 
 

@@ -6,8 +6,10 @@ a store never runs code. Each process opens a store once.
 
 from __future__ import annotations
 
+import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -116,10 +118,8 @@ def ship(arrays: Arrays, spec: StoreSpec, *, always: bool = True) -> Ref:
                 "choose a ProxyStore backend (file, redis or globus) for this topic"
             )
         return Ref(spec, (), len(data), data)
-    try:
+    with _reaching(spec):
         key = open_store(spec).put(data)
-    except (OSError, RedisError) as error:
-        raise Unreachable(f"store {spec.name} ({spec.kind}) takes no data: {error}") from error
     return Ref(spec, tuple(key), len(data))
 
 
@@ -129,14 +129,12 @@ def fetch(ref: Ref) -> dict[str, np.ndarray]:
     Raises
     ------
     Unreachable
-        When the store does not answer or no longer holds them.
+        When the store does not answer, or no longer holds them.
     """
     if ref.data is not None:
         return unpack(ref.data)
-    try:
+    with _reaching(ref.store):
         data = open_store(ref.store).get(_connector_key(ref))
-    except (OSError, RedisError) as error:
-        raise Unreachable(f"store {ref.store.name} ({ref.store.kind}) does not answer: {error}") from error
     if data is None:
         raise Unreachable(f"store {ref.store.name} ({ref.store.kind}) no longer holds {ref.key}")
     return unpack(data)
@@ -145,7 +143,8 @@ def fetch(ref: Ref) -> dict[str, np.ndarray]:
 def evict(ref: Ref) -> None:
     """Remove the arrays at an address; nothing happens where they are gone already."""
     if ref.data is None:
-        open_store(ref.store).evict(_connector_key(ref))
+        with _reaching(ref.store):
+            open_store(ref.store).evict(_connector_key(ref))
 
 
 def move(spec: MoveSpec) -> MoveResult:
@@ -158,8 +157,27 @@ def count_objects(spec: StoreSpec) -> int:
     if spec.kind == "file":
         return sum(1 for path in Path(dict(spec.options)["store_dir"]).glob("*.ready"))
     if spec.kind == "redis":
-        return len(open_store(spec).connector.keys())
+        with _reaching(spec):
+            return len(open_store(spec).connector.keys())
     return 0
+
+
+def clear(spec: StoreSpec) -> None:
+    """Remove all objects of ours from a store, and nothing else; a file store's directory goes with them."""
+    if spec.kind == "file":
+        shutil.rmtree(dict(spec.options)["store_dir"], ignore_errors=True)
+    elif spec.kind == "redis":
+        with _reaching(spec):
+            open_store(spec).connector.clear_namespace()
+
+
+@contextmanager
+def _reaching(spec: StoreSpec) -> Iterator[None]:
+    """Turn a store's own errors into one sentence."""
+    try:
+        yield
+    except (OSError, RedisError) as error:
+        raise Unreachable(f"store {spec.name} ({spec.kind}) does not answer: {error}") from error
 
 
 def _connector_key(ref: Ref) -> Any:
