@@ -105,7 +105,7 @@ class Settings(BaseModel):
         "novelty",
         "where segments start: at novel frames, at random frames, or where the walker's last one ended (plain)",
     )
-    seed: int = _setting("problem", 1, "seed of every random choice", ge=0, le=2**31 - 1)
+    seed: int = _setting("problem", 1, "seed of every random choice", ge=1, le=2**31 - 1)
     min_segment_seconds: float = _setting(
         "problem", 0.0, "pad each segment to this wall time, as a slower engine would take", "s", ge=0, le=_LONGEST_S
     )

@@ -17,10 +17,10 @@ import numpy as np
 import openmm
 from openmm import unit
 
-from tasks import systems
 from tasks.errors import NotFinite
 from tasks.files import write_atomically
 from tasks.messages import Dynamics, FileRecord, SegmentResult, SegmentSpec
+from tasks.systems import PreparedSystem, make_context
 from tasks.transport import fetch, ship
 
 GAS_CONSTANT_KJ_PER_MOL_K = 0.00831446261815324
@@ -94,7 +94,7 @@ def run_segment(spec: SegmentSpec) -> SegmentResult:
 def _engine(spec: SegmentSpec) -> Engine:
     key = (spec.system_id, spec.dynamics)
     if key not in _engines:
-        prepared = systems.PreparedSystem.from_arrays(fetch(spec.system))
+        prepared = PreparedSystem.from_arrays(fetch(spec.system))
         _engines[key] = _make_engine(prepared, spec.dynamics)
         while len(_engines) > MAX_ENGINES:
             _engines.popitem(last=False)
@@ -102,15 +102,13 @@ def _engine(spec: SegmentSpec) -> Engine:
     return _engines[key]
 
 
-def _make_engine(prepared: systems.PreparedSystem, dynamics: Dynamics) -> Engine:
-    system = openmm.XmlSerializer.deserialize(prepared.system_xml)
-    integrator = systems.integrator(dynamics)
-    platform = openmm.Platform.getPlatformByName(dynamics.platform)
-    context = openmm.Context(system, integrator, platform, systems.platform_properties(dynamics.platform))
+def _make_engine(prepared: PreparedSystem, dynamics: Dynamics) -> Engine:
+    context = make_context(prepared, dynamics)
+    system = context.getSystem()
     masses = np.array([system.getParticleMass(i)._value for i in range(system.getNumParticles())])
     removes_drift = any(isinstance(force, openmm.CMMotionRemover) for force in system.getForces())
     n_freedom = 3 * int((masses > 0).sum()) - system.getNumConstraints() - 3 * removes_drift
-    return Engine(context, integrator, prepared.stored_indices, masses[:, None], n_freedom)
+    return Engine(context, context.getIntegrator(), prepared.stored_indices, masses[:, None], n_freedom)
 
 
 def _set_start(engine: Engine, spec: SegmentSpec) -> None:

@@ -13,7 +13,7 @@ import openmm
 import pytest
 from openmm import app, unit
 
-from tasks import systems
+from tasks import platforms, systems
 from tasks.errors import BadInput, TaskFailed
 from tasks.messages import Dynamics
 from tasks.peptides import AMINO_ACIDS, peptide_pdb
@@ -583,7 +583,7 @@ def test_one_thread_on_the_cpu_and_mixed_precision_on_gpus(chignolin: PreparedSy
 
 @pytest.mark.gpu
 def test_gpu_agrees_with_the_host(chignolin: PreparedSystem) -> None:
-    if not systems._works("CUDA"):
+    if not platforms.works("CUDA"):
         pytest.skip("no CUDA device")
     assert resolve_platform("auto", 22) == "CUDA"
     context = make_context(chignolin, replace(DYNAMICS, platform="CUDA"))
