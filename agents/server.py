@@ -59,6 +59,14 @@ class SafeTaskServer(ParslTaskServer):
         self._private_dir = private_dir
         self._parent = os.getpid()
 
+    def run(self) -> None:
+        """Serve until told to end; an error goes to the log, for the main process tells the user in a sentence."""
+        try:
+            super().run()
+        except Exception:
+            logger.exception("the task server cannot go on")
+            raise SystemExit(1) from None
+
     def _setup(self) -> None:
         # Ctrl-C reaches the whole foreground group; it is the main process that ends things in order.
         os.setpgrp()

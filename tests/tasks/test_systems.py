@@ -17,6 +17,7 @@ from tasks import platforms, systems
 from tasks.errors import BadInput, TaskFailed
 from tasks.messages import Dynamics
 from tasks.peptides import AMINO_ACIDS, peptide_pdb
+from tasks.platforms import platform_properties, resolve_platform
 from tasks.systems import (
     FORCE_FIELD,
     NAMED_SYSTEMS,
@@ -25,9 +26,7 @@ from tasks.systems import (
     integrator,
     make_context,
     named_system,
-    platform_properties,
     prepare,
-    resolve_platform,
     select_atoms,
     solvent_force,
 )
@@ -321,7 +320,7 @@ def test_the_crystals_cell_plays_no_part(tmp_path: Path) -> None:
 
 
 def test_missing_side_chain_atoms_are_mended(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, logger="tasks.systems")
+    caplog.set_level(logging.INFO, logger="tasks.pdb")
     lines = [line for line in heavy("AKSA") if " CE  LYS" not in line and " OG  SER" not in line]
     prepared = from_pdb(tmp_path, lines)
     assert prepared.n_atoms == prepare(SystemSpec("x", sequence="AKSA", platform="Reference")).n_atoms
@@ -339,7 +338,7 @@ def test_a_missing_terminal_oxygen_is_mended(tmp_path: Path) -> None:
 
 
 def test_water_and_ions_are_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, logger="tasks.systems")
+    caplog.set_level(logging.INFO, logger="tasks.pdb")
     lines = heavy("AKA")
     lines[-1:] = [
         "HETATM   90  O   HOH A 201      30.000  30.000  30.000  1.00  0.00           O  \n",
@@ -351,7 +350,7 @@ def test_water_and_ions_are_dropped(tmp_path: Path, caplog: pytest.LogCaptureFix
 
 
 def test_selenomethionine_becomes_methionine(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, logger="tasks.systems")
+    caplog.set_level(logging.INFO, logger="tasks.pdb")
     lines = [
         line.replace("ATOM  ", "HETATM").replace(" SD  MET", "SE   MET").replace(" S  ", "SE  ")
         if " MET " in line
@@ -404,7 +403,7 @@ def test_close_cysteines_are_bridged(tmp_path: Path) -> None:
 
 
 def test_first_model_and_first_alternate_are_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, logger="tasks.systems")
+    caplog.set_level(logging.INFO, logger="tasks.pdb")
     atoms = [line for line in heavy("AKA") if line.startswith("ATOM")]
     cb = next(line for line in atoms if " CB  LYS" in line)
     twice = atoms[:]
@@ -556,12 +555,12 @@ def test_overlapping_atoms_that_cannot_be_minimised_are_refused() -> None:
 def test_auto_takes_the_best_platform(
     monkeypatch: pytest.MonkeyPatch, working: set[str], n_atoms: int, chosen: str
 ) -> None:
-    monkeypatch.setattr(systems, "_works", working.__contains__)
+    monkeypatch.setattr(platforms, "works", working.__contains__)
     assert resolve_platform("auto", n_atoms) == chosen
 
 
 def test_a_platform_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(systems, "_works", {"Reference", "CPU"}.__contains__)
+    monkeypatch.setattr(platforms, "works", {"Reference", "CPU"}.__contains__)
     with pytest.raises(BadInput, match="'CUDA' is not usable here: choose auto or one of Reference, CPU$"):
         resolve_platform("CUDA", 22)
     assert resolve_platform("CPU", 22) == "CPU"
