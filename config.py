@@ -14,7 +14,7 @@ from parsl.providers import PBSProProvider, SlurmProvider
 
 from sites.htex import htex
 from sites.local import local
-from sites.site import Resources, Site, SiteMaker, single_threaded_environment
+from sites.site import Resources, Site, SiteMaker, worker_environment
 from tasks.errors import BadInput
 
 
@@ -24,6 +24,7 @@ def example_slurm() -> Site:
     The values are NERSC Perlmutter's; put your own account, module and environment lines.
     """
     devices_per_node, nodes = 4, 1
+    reaches = frozenset({"file", "inline"})
 
     def executor(label: str, resources: Resources) -> HighThroughputExecutor:
         provider = SlurmProvider(
@@ -38,7 +39,7 @@ def example_slurm() -> Site:
             walltime="02:00:00",
             exclusive=False,
             scheduler_options=f"#SBATCH --gpus-per-node={devices_per_node}",
-            worker_init=f"module load python\nsource activate wayfinder\n{single_threaded_environment()}",
+            worker_init=f"module load python\nsource activate wayfinder\n{worker_environment(reaches)}",
             launcher=SrunLauncher(overrides=f"--gpus-per-node={devices_per_node} -c 64"),
         )
         return htex(
@@ -56,7 +57,7 @@ def example_slurm() -> Site:
         learn=lambda resources: executor("slurm-learn", resources),
         simulate_slots=lambda resources: nodes * devices_per_node,
         learn_slots=lambda resources: nodes * devices_per_node,
-        reaches=frozenset({"file", "inline"}),
+        reaches=reaches,
         shares_run_dir=True,
     )
 
@@ -67,6 +68,7 @@ def example_pbs() -> Site:
     The values are ALCF Polaris's; put your own project and environment lines.
     """
     workers_per_node, nodes = 32, 2
+    reaches = frozenset({"file", "inline"})
 
     def executor(label: str, resources: Resources) -> HighThroughputExecutor:
         provider = PBSProProvider(
@@ -79,7 +81,7 @@ def example_pbs() -> Site:
             max_blocks=1,
             walltime="01:00:00",
             scheduler_options="#PBS -l filesystems=home:eagle",
-            worker_init=f"module use /soft/modulefiles\nconda activate wayfinder\n{single_threaded_environment()}",
+            worker_init=f"module use /soft/modulefiles\nconda activate wayfinder\n{worker_environment(reaches)}",
             launcher=MpiExecLauncher(bind_cmd="--cpu-bind", overrides="--depth=64 --ppn 1"),
         )
         return htex(label, provider, resources, workers_per_node=workers_per_node, address=address_by_hostname())
@@ -90,7 +92,7 @@ def example_pbs() -> Site:
         learn=lambda resources: executor("pbs-learn", resources),
         simulate_slots=lambda resources: nodes * workers_per_node,
         learn_slots=lambda resources: nodes * workers_per_node,
-        reaches=frozenset({"file", "inline"}),
+        reaches=reaches,
         shares_run_dir=True,
     )
 

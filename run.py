@@ -23,16 +23,21 @@ if __name__ == "__main__" and "WAYFINDER_RUN" not in os.environ:
         {**os.environ, **_threads, "PATH": _path, "WAYFINDER_RUN": uuid.uuid4().hex, "SPT_NOENV": "1"},
     )
 
+import json
 import logging
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from parsl.executors.base import ParslExecutor
 
 import config
-from agents.launch import Plan, run_campaign
+from agents.launch import Plan, probe_executors, run_campaign
+from agents.probing import ProbeFailed, problems
 from agents.state import Destination
 from agents.supervisor import Signals
 from campaign.cli import Command, parse
@@ -55,7 +60,8 @@ COMPLETE, FAILED, BAD_INPUT = 0, 1, 2
 def main(argv: list[str]) -> int:
     """Run a command and return its exit code."""
     try:
-        return start(parse(argv))
+        command = parse(argv)
+        return probe(command) if command.verb == "probe" else start(command)
     except BadInput as error:
         print(f"wayfinder: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -73,6 +79,39 @@ def start(command: Command) -> int:
             print(_run_control(settings, run_dir, summary, prepared, signals))
         print(f"run directory: {run_dir.path}", flush=True)
         return _exit_code(summary, signals)
+
+
+def probe(command: Command) -> int:
+    """Ask every executor what it is, print that, and leave nothing behind."""
+    settings = command.settings
+    with Signals() as signals, tempfile.TemporaryDirectory(prefix="wayfinder-") as folder, ExitStack() as stack:
+        prepared = systems.prepare(_system_spec(settings))
+        sites = _sites(settings)
+        run_dir = RunDirectory.create(Path(folder) / "probe", RUNS, prepared.name, 0)
+        stack.enter_context(_logging(run_dir.log))
+        plan = _plan(settings, sites, _store_kinds(settings, sites), run_dir, prepared, _BEGAN, stack)
+        try:
+            reports = probe_executors(plan, signals)
+        except ProbeFailed as error:
+            print(f"wayfinder: {error}", file=sys.stderr)
+            return FAILED if signals.first is None else 128 + signals.first
+        finally:
+            plan.stores.sweep()
+    told = {label: {**asdict(report), "problems": problems(report)} for label, report in reports.items()}
+    print(json.dumps(told, indent=2) if command.json else "\n".join(_told(told)))
+    return BAD_INPUT if any(report["problems"] for report in told.values()) else COMPLETE
+
+
+def _told(reports: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Yield what each executor said, in lines."""
+    for label, report in reports.items():
+        yield f"{label}: {report['host']}, {report['device']}, Python {report['python']}"
+        yield "  " + ", ".join(f"{name} {version}" for name, version in sorted(report["versions"].items()))
+        if report["platforms"]:
+            yield f"  OpenMM platforms {', '.join(report['platforms'])}"
+        yield f"  {report['free_disk_bytes'] / 1e9:.1f} GB free"
+        for problem in report["problems"] or ["ready"]:
+            yield f"  {problem}"
 
 
 def _system_spec(settings: Settings) -> systems.SystemSpec:
@@ -110,10 +149,7 @@ def _run(
     settings: Settings, named: Path | None, prepared: systems.PreparedSystem, signals: Signals, began: float
 ) -> tuple[RunDirectory, Summary]:
     """Run one campaign in a directory of its own, which is removed again if the campaign never began."""
-    sites: dict[Topic, Site] = {
-        "simulate": config.site(settings.simulate_site),
-        "infer": config.site(settings.ml_site),
-    }
+    sites = _sites(settings)
     kinds = _store_kinds(settings, sites)
     run_dir = RunDirectory.create(named, RUNS, prepared.name, settings.min_free_mb * 1_000_000)
     try:
@@ -171,6 +207,10 @@ def _plan(
         redis=None if redis is None else (redis.host, redis.port, redis),
         began=began,
     )
+
+
+def _sites(settings: Settings) -> dict[Topic, Site]:
+    return {"simulate": config.site(settings.simulate_site), "infer": config.site(settings.ml_site)}
 
 
 def _store_kinds(settings: Settings, sites: dict[Topic, Site]) -> dict[Topic, StoreKind]:

@@ -29,7 +29,7 @@ class InferAgent(TopicAgent[EmbedSpec, EmbedResult]):
         """Send an inference if enough segments wait; ``last``: whatever waits, for no more will come."""
         waiting = self.state.unobserved
         wanted = 1 if last else self.state.settings.infer_every
-        if self.busy or not waiting or len(waiting) < wanted or self.state.failure is not None:
+        if self.busy or not waiting or len(waiting) < wanted or self.state.quiet:
             return
         batches = tuple(waiting.popleft() for _ in range(min(len(waiting), max(MAX_BATCH, wanted))))
         self._look_at(batches)
@@ -95,7 +95,7 @@ class InferAgent(TopicAgent[EmbedSpec, EmbedResult]):
     def given_up(self, spec: EmbedSpec, failure: Failure) -> None:
         """Leave these frames unseen; when nothing works any more, the campaign cannot be steered and ends."""
         self.state.inference_failures += 1
-        if self.state.inference_failures >= self.state.settings.max_attempts:
+        if self.state.ending is None and self.state.inference_failures >= self.state.settings.max_attempts:
             self.state.fail(f"inference failed again and again: {failure.message}")
 
     def inputs(self, spec: EmbedSpec) -> Iterable[Ref]:

@@ -83,20 +83,14 @@ def run_campaign(plan: Plan, signals: Signals) -> Summary:
     BadInput
         When an executor says that work would fail there; nothing was sent.
     """
-    with ExitStack() as stack:
-        queues = _queues(plan)
-        task_server = _server(plan, queues)
-        # Forked before this process has threads, a database or a device open.
-        task_server.start()
-        stack.callback(_end_processes, plan, task_server, queues)
+    with _served(plan) as (queues, task_server), ExitStack() as stack:
         ledger = Ledger(plan.run_dir.ledger)
         stack.callback(ledger.close)
         traces = stack.enter_context(Traces(plan.run_dir.path))
         state, basis = _state(plan, ledger)
-        steering = Steering(state, basis)
-        thinker = CampaignThinker(queues, steering, traces, plan.run_dir.path)
+        thinker = CampaignThinker(queues, Steering(state, basis), traces, plan.run_dir.path)
         try:
-            _probe(plan, queues, task_server, signals)
+            _refuse_problems(plan, _ask(plan, queues, task_server, signals))
             _watch(plan, thinker, task_server, signals)
         except probing.ProbeFailed as error:
             state.fail(str(error))
@@ -105,7 +99,33 @@ def run_campaign(plan: Plan, signals: Signals) -> Summary:
             ledger.abandon_running()
             _end_processes(plan, task_server, queues)
             _empty_stores(plan, state)
+        logger.info("ended after %.0f s: %s", seconds, state.failure or state.ending or "the target was reached")
         return summarise(plan.settings, state, queues, signals.first, plan.began, seconds)
+
+
+def probe_executors(plan: Plan, signals: Signals) -> dict[str, ProbeReport]:
+    """Return what each executor says of itself, by label; no work is sent.
+
+    Raises
+    ------
+    ProbeFailed
+        When one does not answer.
+    """
+    with _served(plan) as (queues, task_server):
+        return _ask(plan, queues, task_server, signals)
+
+
+@contextmanager
+def _served(plan: Plan) -> Iterator[tuple[Queues, server.SafeTaskServer]]:
+    """Keep a task server running; no process of the run outlives this."""
+    queues = _queues(plan)
+    task_server = _server(plan, queues)
+    # Forked before this process has threads, a database or a device open.
+    task_server.start()
+    try:
+        yield queues, task_server
+    finally:
+        _end_processes(plan, task_server, queues)
 
 
 def _queues(plan: Plan) -> Queues:
@@ -153,13 +173,8 @@ def _state(plan: Plan, ledger: Ledger) -> tuple[CampaignState, Ref]:
     return state, ship({"positions": plan.prepared.positions[None]}, stores["simulate"])
 
 
-def _probe(plan: Plan, queues: Queues, task_server: server.SafeTaskServer, signals: Signals) -> None:
-    """Ask every executor; refuse the campaign where work would fail.
-
-    Raises
-    ------
-    BadInput, ProbeFailed
-    """
+def _ask(plan: Plan, queues: Queues, task_server: server.SafeTaskServer, signals: Signals) -> dict[str, ProbeReport]:
+    """Return each executor's report, unless waiting for one is in vain."""
 
     def trouble() -> str | None:
         if signals.first is not None:
@@ -169,23 +184,26 @@ def _probe(plan: Plan, queues: Queues, task_server: server.SafeTaskServer, signa
         return None if plan.redis is None else plan.redis[2].trouble()
 
     asked = probing.questions(plan.destinations, plan.dynamics.platform, plan.stores.specs)
-    try:
-        reports = probing.ask(queues, asked, plan.settings.start_timeout, trouble)
-    except probing.SiteMismatch as error:
-        raise BadInput(str(error)) from error
+    return probing.ask(queues, asked, plan.settings.start_timeout, trouble)
+
+
+def _refuse_problems(plan: Plan, reports: dict[str, ProbeReport]) -> None:
+    """Refuse the campaign where work would fail."""
+    sites = {destination.executor: destination.site for destination in plan.destinations.values()}
     for executor, report in reports.items():
-        _log_report(executor, report)
-
-
-def _log_report(executor: str, report: ProbeReport) -> None:
-    versions = ", ".join(f"{name} {version}" for name, version in sorted(report.versions.items()))
-    logger.info("executor %s: %s, %s, Python %s, %s", executor, report.host, report.device, report.python, versions)
+        for problem in probing.problems(report):
+            raise BadInput(f"site {sites[executor]}, executor {executor}: {problem}")
+        versions = ", ".join(f"{name} {version}" for name, version in sorted(report.versions.items()))
+        logger.info(
+            "executor %s: %s, %s, Python %s, %s", executor, report.host, report.device, report.python, versions
+        )
 
 
 def _watch(plan: Plan, thinker: CampaignThinker, task_server: server.SafeTaskServer, signals: Signals) -> None:
     state = thinker.steering.state
     redis = None if plan.redis is None else plan.redis[2]
     state.began = time.monotonic()
+    logger.info("%s: %s", plan.prepared.name, plan.settings.policy)
     with _display(thinker.steering) as display:
         supervisor = Supervisor(thinker, task_server, redis, signals, plan.settings.grace_s, display.update)
         thinker.start()

@@ -19,11 +19,7 @@ _ROLES: dict[Topic, Role] = {"simulate": "md", "infer": "ml", "move": "host"}
 
 
 class ProbeFailed(Exception):
-    """No executor answered in time, or the task server ended: the campaign cannot go on."""
-
-
-class SiteMismatch(Exception):
-    """An executor answered, and work would fail there."""
+    """An executor did not answer, or failed to: the campaign cannot go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +65,7 @@ def ask(
     Raises
     ------
     ProbeFailed
-        When an executor does not answer within ``timeout_s``.
-    SiteMismatch
-        When work would fail on one.
+        When an executor does not answer within ``timeout_s``, or its probe fails.
     """
     waiting = {question.destination.executor: question for question in asked}
     for executor, question in waiting.items():
@@ -93,10 +87,8 @@ def ask(
             continue
         executor = result.task_info["executor"]
         if not result.success:
-            raise SiteMismatch(_about(waiting[executor], f"the probe failed there: {result.failure_info.exception}"))
+            raise ProbeFailed(f"the probe of executor {executor} failed: {result.failure_info.exception}")
         reports[executor] = result.value
-        for problem in problems(result.value):
-            raise SiteMismatch(_about(waiting[executor], problem))
     return reports
 
 
@@ -112,7 +104,3 @@ def problems(report: ProbeReport) -> list[str]:
             f"`tasks` there is {report.tasks_digest[:12]} and here {digest[:12]}; install this checkout's wheel there"
         )
     return found
-
-
-def _about(question: Question, problem: str) -> str:
-    return f"site {question.destination.site}, executor {question.destination.executor}: {problem}"

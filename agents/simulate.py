@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,8 @@ from tasks.messages import Ref, SegmentResult, SegmentSpec
 
 # Segments sent per worker: one runs, one waits behind it.
 QUEUED_PER_WORKER = 2
+
+logger = logging.getLogger(__name__)
 
 
 class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
@@ -54,7 +58,10 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
             walker = self.idle.popleft()
             start = self._choose_start(walker)
             if start is None:
-                self.state.fail("every start is quarantined: no segment from any of them ended well")
+                self.idle.appendleft(walker)
+                # A segment that is still out may end well, and give a start.
+                if self._n_pending == 0:
+                    self.state.fail("every start is quarantined: no segment from any of them ended well")
                 return
             self._begin(walker, start)
 
@@ -67,8 +74,10 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         return target is None or self.state.counts.segments + self._n_pending < target or short_of_models
 
     def _choose_start(self, walker: Walker) -> Start | None:
+        """Return a candidate, or the walker's own end, or else any start that is not quarantined."""
         steered = self._choose_candidate(self.state.candidates)
-        for start in (steered, walker.own, self.basis):
+        others = (self.walkers[walker.walker_id - i].own for i in range(1, len(self.walkers)))
+        for start in chain((steered, walker.own, self.basis), others):
             if start is not None and start.origin not in self.state.quarantine:
                 return start
         return None
@@ -139,7 +148,7 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         if result is not None:
             self.apply(spec, result)
             self.state.counts.steered += start.steered
-        elif self.state.ending is None:
+        elif spec.attempt >= self.state.settings.max_attempts:
             self._quarantine(start)
         self.idle.append(self.walkers[spec.walker_id])
         return True
@@ -200,13 +209,15 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
     def _count_compute(self, outcome: Outcome) -> None:
         super()._count_compute(outcome)
         counts = self.state.counts
-        if counts.first_started is None:
-            counts.first_started = outcome.started
-        counts.last_ended = outcome.ended
+        # Results do not come back in the order in which they ran.
+        if outcome.started is not None and outcome.ended is not None:
+            counts.first_started = min(outcome.started, counts.first_started or outcome.started)
+            counts.last_ended = max(outcome.ended, counts.last_ended or outcome.ended)
 
     def _quarantine(self, start: Start) -> None:
         self.state.counts.quarantined += start.origin not in self.state.quarantine
         self.state.quarantine.add(start.origin)
+        logger.warning("no segment starts at segment %s frame %s any more", *start.origin)
 
 
 def segment_seed(campaign_seed: int, segment_id: int) -> int:

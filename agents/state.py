@@ -184,6 +184,8 @@ class CampaignState:
         Why no new segments are sent, once that is so.
     failure
         Why the campaign cannot go on, once that is so.
+    stopped
+        Whether a person ended the campaign: then nothing at all is sent any more, not even a last inference.
     """
 
     def __init__(
@@ -223,6 +225,7 @@ class CampaignState:
         self.coverage: Coverage | None = None
         self.ending: str | None = None
         self.failure: str | None = None
+        self.stopped = False
         self.began = time.monotonic()
         self._reference_files: deque[str] = deque()
         self._next_segment_id = 0
@@ -259,6 +262,11 @@ class CampaignState:
         """Return what is to be done, and start a new list."""
         outbox, self.outbox = self.outbox, Outbox()
         return outbox
+
+    @property
+    def quiet(self) -> bool:
+        """Whether learning, too, sends nothing any more."""
+        return self.stopped or self.failure is not None
 
     def end(self, reason: str) -> None:
         """Send no more segments; the first reason stands."""

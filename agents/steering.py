@@ -50,8 +50,8 @@ class Steering:
         return self._decide(lambda: self._check_clock(now)) if due else Outbox()
 
     def stop(self, reason: str) -> Outbox:
-        """Send no more segments."""
-        return self._decide(lambda: self.state.end(reason))
+        """Send nothing more; what still comes back is kept."""
+        return self._decide(lambda: self._stop(reason))
 
     def note_decision(self, milliseconds: float) -> None:
         """Note how long a freed slot waited for its next segment to be sent."""
@@ -66,34 +66,46 @@ class Steering:
             if self.state.failure is not None:
                 return True
             idle = not any(agent.busy for agent in self.agents.values())
-            return (
-                self._no_more_segments() and idle and not self.state.frames_to_look_at and not self.state.unobserved
-            )
+            seen = self.state.quiet or not (self.state.frames_to_look_at or self.state.unobserved)
+            return self._no_more_segments() and idle and seen
 
     def _decide(self, change: Callable[[], None] | None = None) -> Outbox:
-        with self.state.lock, self.state.ledger.transaction():
-            if change is not None:
-                change()
-            self._advance()
-            return self.state.take_outbox()
+        with self.state.lock:
+            try:
+                with self.state.ledger.transaction():
+                    if change is not None:
+                        change()
+                    self._advance()
+                    return self.state.take_outbox()
+            except BaseException:
+                # Decided and not committed: no later decision may send it.
+                self.state.take_outbox()
+                raise
+
+    def _stop(self, reason: str) -> None:
+        self.state.stopped = True
+        self.state.end(reason)
 
     def _advance(self) -> None:
         self._hand_on()
-        if not self.state.settings.lockstep:
-            self.simulate.fill()
+        self._send_what_is_due()
         while not self._waits_for_learning() and self.simulate.apply_next():
             if not self.state.settings.lockstep:
                 self.simulate.fill()
             self._hand_on()
-            self._learn()
-        self._learn()
-        if not self._waits_for_learning():
+            self._send_what_is_due()
+
+    def _send_what_is_due(self) -> None:
+        """Send segments and learning; called after each result, so that in lockstep each meets the same state."""
+        if not self.state.settings.lockstep:
             self.simulate.fill()
-        # What is learnt from the last segments is part of the campaign: coverage counts their frames.
         self._learn()
+        if self.state.settings.lockstep and not self._waits_for_learning():
+            self.simulate.fill()
 
     def _learn(self) -> None:
         self.train.refine()
+        # What is learnt from the last segments is part of the campaign: coverage counts their frames.
         self.infer.look(last=self._no_more_segments() and not self.move.busy)
 
     def _waits_for_learning(self) -> bool:
@@ -105,6 +117,8 @@ class Steering:
     def _hand_on(self) -> None:
         """Bring frames to inference and candidates to simulation, wherever their stores are."""
         state = self.state
+        if state.quiet:
+            return
         while state.frames_to_look_at:
             segment_id, frames = state.frames_to_look_at.popleft()
             self.move.bring(frames, "infer", partial(self._observe, segment_id, frames))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -14,6 +15,8 @@ from tasks.messages import EmbedResult, MoveResult, Ref, SegmentResult, SegmentS
 
 SpecT = TypeVar("SpecT", bound=TaskSpec)
 ResultT = TypeVar("ResultT", SegmentResult, EmbedResult, TrainResult, MoveResult)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +172,9 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
 
     def _failed(self, spec: SpecT, failure: Failure) -> None:
         self.state.counts.failures[failure.kind] += 1
+        logger.warning(
+            "%s task %d, attempt %d: %s: %s", self.topic, task_id(spec), spec.attempt, failure.kind, failure.message
+        )
         del self.in_flight[task_id(spec)]
         if spec.attempt < self.state.settings.max_attempts and self.state.ending is None:
             self.send(replace(spec, attempt=spec.attempt + 1))
@@ -181,7 +187,7 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
         self.state.release(self.inputs(spec), ("task", task_id(spec)))
 
     def _note(self, outcome: Outcome, word: str) -> None:
-        """Write an attempt's end and its trace line; the line reaches the file after the commit."""
+        """Write an attempt's end and its trace line."""
         failure = outcome.failure
         self.state.ledger.end_attempt(
             outcome.task_id,
@@ -191,13 +197,18 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
             host=outcome.host,
             worker=outcome.worker,
         )
+        self._trace(outcome)
+
+    def _trace(self, outcome: Outcome) -> None:
+        """Write a trace line, which reaches the file after the commit."""
         line = outcome.line({} if outcome.value is None else self.findings(outcome.value))
         self.state.ledger.add_record(self.topic, outcome.task_id, outcome.attempt, line)
         self.state.outbox.records.append((self.topic, line))
 
     def _note_late(self, outcome: Outcome) -> None:
         """Record a result of an attempt that was given up; its data are evicted, unless they were applied."""
-        self._note(outcome, "late")
+        self.state.ledger.mark_late(outcome.task_id, outcome.attempt, host=outcome.host, worker=outcome.worker)
+        self._trace(outcome)
         if outcome.value is not None:
             for ref in self.outputs(outcome.value):
                 self.state.hold(ref, "late")

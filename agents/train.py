@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
 from agents.topic import Failure, TopicAgent
 from tasks.messages import Ref, TrainResult, TrainSpec
+
+logger = logging.getLogger(__name__)
 
 
 class TrainAgent(TopicAgent[TrainSpec, TrainResult]):
@@ -55,10 +58,21 @@ class TrainAgent(TopicAgent[TrainSpec, TrainResult]):
         state.model, state.model_version = result.model, result.model_version
         if result.model_file is not None:
             state.ledger.add_artifact(spec.task_id, "model", result.model_file)
+        losses = ", ".join(f"{name} {values[-1]:.3g}" for name, values in result.losses.items())
+        covered = "unknown" if state.coverage is None else f"{state.coverage.value:.0f}"
+        logger.info(
+            "model version %d on %d frames (%s): %s; after segment %d, coverage %s",
+            result.model_version,
+            result.n_frames,
+            result.device,
+            losses,
+            state.counts.segments,
+            covered,
+        )
 
     def given_up(self, spec: TrainSpec, failure: Failure) -> None:
         """Go on with the present version, unless the campaign was asked for more of them."""
-        if self.state.model_version < self.state.settings.min_model_versions:
+        if self.state.ending is None and self.state.model_version < self.state.settings.min_model_versions:
             self.state.fail(f"training failed {spec.attempt} times: {failure.message}")
 
     def inputs(self, spec: TrainSpec) -> Iterable[Ref]:

@@ -81,11 +81,13 @@ class Ledger:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                reach("before-commit")
+                self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                # On a full disk SQLite may have rolled back by itself.
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
                 raise
-            reach("before-commit")
-            self._db.execute("COMMIT")
             reach("after-commit")
 
     def add_task(
@@ -123,11 +125,19 @@ class Ledger:
         host: str | None = None,
         worker: str | None = None,
     ) -> None:
-        """Record how a try ended: ``success``, a kind of failure, or ``late`` after it was given up."""
+        """Record how a try ended: ``success``, or a kind of failure (``lost`` where it was given up)."""
         self._db.execute(
             "UPDATE attempt SET ended = ?, outcome = ?, error = ?, host = ?, worker = ?"
             " WHERE task_id = ? AND number = ?",
             (time.time(), outcome, error, host, worker, task_id, number),
+        )
+
+    def mark_late(self, task_id: int, number: int, *, host: str | None = None, worker: str | None = None) -> None:
+        """Record that a try came back after it was given up for ``lost``; how any other ended stays as it is."""
+        self._db.execute(
+            "UPDATE attempt SET ended = ?, outcome = 'late', host = ?, worker = ?"
+            " WHERE task_id = ? AND number = ? AND outcome = 'lost'",
+            (time.time(), host, worker, task_id, number),
         )
 
     def set_state(self, task_id: int, state: State) -> None:

@@ -9,15 +9,23 @@ from parsl.executors import HighThroughputExecutor
 from parsl.providers import LocalProvider
 
 from sites.htex import htex
-from sites.site import REACHES_ALL, Resources, Site, single_threaded_environment
+from sites.site import REACHES_ALL, Resources, Site, worker_environment
 
 
 def local(name: str = "local", reaches: frozenset[str] = REACHES_ALL) -> Site:
     """Return this machine, with executors ``cpu`` (segments) and ``gpu`` (learning, on the GPUs if there are any)."""
     return Site(
         name=name,
-        simulate=_cpu,
-        learn=_gpu,
+        simulate=lambda resources: htex(
+            "cpu",
+            _provider(reaches),
+            resources,
+            workers_per_node=resources.simulate_workers,
+            accelerators=_share(resources),
+        ),
+        learn=lambda resources: htex(
+            "gpu", _provider(reaches), resources, workers_per_node=resources.ml_workers, accelerators=count_gpus()
+        ),
         simulate_slots=lambda resources: resources.simulate_workers,
         learn_slots=lambda resources: resources.ml_workers,
         reaches=reaches,
@@ -27,17 +35,7 @@ def local(name: str = "local", reaches: frozenset[str] = REACHES_ALL) -> Site:
 
 def submit_host(resources: Resources) -> HighThroughputExecutor:
     """Return the submit host's own executor, for data that have to be moved between stores."""
-    return htex("host", _provider(), resources, workers_per_node=1)
-
-
-def _cpu(resources: Resources) -> HighThroughputExecutor:
-    return htex(
-        "cpu", _provider(), resources, workers_per_node=resources.simulate_workers, accelerators=_share(resources)
-    )
-
-
-def _gpu(resources: Resources) -> HighThroughputExecutor:
-    return htex("gpu", _provider(), resources, workers_per_node=resources.ml_workers, accelerators=count_gpus())
+    return htex("host", _provider(REACHES_ALL), resources, workers_per_node=1)
 
 
 def _share(resources: Resources) -> list[str]:
@@ -46,8 +44,8 @@ def _share(resources: Resources) -> list[str]:
     return [str(worker % n_gpus) for worker in range(resources.simulate_workers)] if n_gpus else []
 
 
-def _provider() -> LocalProvider:
-    return LocalProvider(init_blocks=1, min_blocks=1, max_blocks=1, worker_init=single_threaded_environment())
+def _provider(reaches: frozenset[str]) -> LocalProvider:
+    return LocalProvider(init_blocks=1, min_blocks=1, max_blocks=1, worker_init=worker_environment(reaches))
 
 
 def count_gpus() -> int:

@@ -74,9 +74,12 @@ def start(port: int | None, log: Path) -> RedisServer:
         When there is no Redis to start, or the port is taken.
     """
     chosen = free_port() if port is None else port
+    options = {"--bind": "127.0.0.1", "--port": str(chosen), "--save": "", "--appendonly": "no"}
+    # Naming its process, it would write over its environment, and with it the id by which the run finds its own.
+    options["--set-proc-title"] = "no"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [_executable(), "--bind", "127.0.0.1", "--port", str(chosen), "--save", "", "--appendonly", "no"],
+            [_executable(), *(word for option in options.items() for word in option)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from parsl.executors.base import ParslExecutor
+
+from tasks.transport import REACHES_VARIABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,11 @@ SiteMaker = Callable[[], Site]
 REACHES_ALL: frozenset[str] = frozenset({"file", "redis", "globus", "inline"})
 
 
-def single_threaded_environment(names: Sequence[str] = ()) -> str:
-    """Return shell lines that keep a worker's libraries on one thread: two lose, per CPU-second."""
-    variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENMM_CPU_THREADS", *names)
-    return "\n".join(f"export {name}=1" for name in variables)
+def worker_environment(reaches: frozenset[str]) -> str:
+    """Return shell lines that every worker starts with.
+
+    Libraries stay on one thread, for two lose per CPU-second; and a store that the site does not reach is refused in
+    a sentence instead of dialled in vain.
+    """
+    threads = [f"export {name}=1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")]
+    return "\n".join([*threads, f"export {REACHES_VARIABLE}={','.join(sorted(reaches))}"])

@@ -6,6 +6,7 @@ a store never runs code. Each process opens a store once.
 
 from __future__ import annotations
 
+import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,9 @@ from tasks.errors import BadInput, TooLarge, Unreachable
 from tasks.messages import MoveResult, MoveSpec, Ref, StoreSpec
 
 Arrays = Mapping[str, np.ndarray]
+
+# Kinds of store that a worker's site reaches, comma-separated; unset where there is no such bound.
+REACHES_VARIABLE = "WAYFINDER_REACHES"
 
 # Colmena doubles bytes (pickle, then hex), and a pipe carries 32 MiB.
 MAX_INLINE_BYTES = 8_000_000
@@ -71,9 +75,14 @@ def open_store(spec: StoreSpec) -> Store[Any]:
 
     Raises
     ------
+    Unreachable
+        For a kind that this site does not reach.
     ValueError
         For ``inline``, which is no store.
     """
+    reached = os.environ.get(REACHES_VARIABLE)
+    if reached is not None and spec.kind not in reached.split(","):
+        raise Unreachable(f"store {spec.name} is of kind {spec.kind}, and this site reaches only {reached}")
     options = dict(spec.options)
     connector: Any
     if spec.kind == "file":

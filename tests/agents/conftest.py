@@ -1,0 +1,421 @@
+"""A campaign without queues and workers: the test answers what the steering sends, in an order of its choice."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import random
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agents.policies import policy
+from agents.simulate import QUEUED_PER_WORKER
+from agents.state import CampaignState, Destination, Molecule, Outbox, Send
+from agents.steering import Steering
+from agents.topic import Failure, Outcome, task_id
+from campaign.ledger import FIRST_OTHER_ID, Ledger
+from campaign.settings import Settings
+from tasks.messages import (
+    Coverage,
+    EmbedResult,
+    EmbedSpec,
+    FileRecord,
+    MoveResult,
+    MoveSpec,
+    Ref,
+    SegmentResult,
+    SegmentSpec,
+    StoreKind,
+    StoreSpec,
+    Topic,
+    TrainResult,
+    TrainSpec,
+)
+
+N_ATOMS = 22
+KINDS = ("nan", "worker_lost", "manager_lost", "unreachable", "error")
+
+Key = tuple[Topic, int]
+
+
+class Campaign:
+    """Steering, its ledger, and the stores and workers of a campaign as the test imagines them.
+
+    After every step `check` holds the steering to what it promises at every moment.
+
+    Parameters
+    ----------
+    crossing
+        Segments and learning reach no common store, so that data have to be moved both ways.
+    inline
+        Data travel in messages, not through stores.
+    """
+
+    def __init__(
+        self, path: Path, *, slots: int = 2, crossing: bool = False, inline: bool = False, **settings: Any
+    ) -> None:
+        self.settings = Settings(**{"max_segments": 12, **settings})
+        self.path = path
+        self.ledger = Ledger(path)
+        self.reader = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        self.made: set[Ref] = set()
+        self.stored: set[Ref] = set()
+        self.outstanding: dict[Key, Send] = {}
+        self.abandoned: list[Send] = []
+        self.sent: list[Send] = []
+        self.records: list[tuple[str, str]] = []
+        self.removals: list[str] = []
+        self.n_outcomes = 0
+        self.looked_with: set[int] = set()
+        self._serial = itertools.count()
+        self._clock = itertools.count(1_700_000_000)
+        sim_kind, learn_kind = _kinds(crossing, inline)
+        simulate_store, learn_store = StoreSpec("sim", sim_kind), StoreSpec("learn", learn_kind)
+        self.destinations: dict[Topic, Destination] = {
+            "simulate": _destination("simulate", slots, frozenset({sim_kind, "inline"}), simulate_store),
+            "infer": _destination("infer", 1, frozenset({learn_kind, "inline"}), learn_store),
+            "train": _destination("train", 1, frozenset({learn_kind, "inline"}), learn_store),
+        }
+        if crossing:
+            self.destinations["move"] = _destination("move", 1, frozenset({"file", "redis", "inline"}), learn_store)
+        system = self.put(simulate_store, "system")
+        self.state = CampaignState(
+            self.settings,
+            policy(self.settings.policy),
+            self.settings.dynamics("Reference"),
+            Molecule("imagined", "digest", N_ATOMS, {"simulate": system, "infer": system}),
+            self.destinations,
+            self.ledger,
+        )
+        self.state.hold(system, "system")
+        self.basis = self.put(simulate_store, "basis")
+        self.steering = Steering(self.state, self.basis)
+
+    def close(self) -> None:
+        self.reader.close()
+        self.ledger.close()
+
+    # What the test does -----------------------------------------------------------------------------------------
+
+    def begin(self) -> Outbox:
+        return self.take(self.steering.begin())
+
+    def answer(self, send: Send, failure: str | None = None) -> Outbox:
+        """Let an attempt that is out come back, with a failure of that kind or well."""
+        del self.outstanding[send.topic, task_id(send.spec)]
+        return self.deliver(send, self.outcome(send, failure))
+
+    def abandon(self, send: Send) -> Outbox:
+        """Let an attempt's deadline pass; it may still be answered with `answer_late`."""
+        agent = self.steering.agents[send.topic]
+        key = task_id(send.spec)
+        agent.in_flight[key] = replace(agent.in_flight[key], deadline=-math.inf)
+        del self.outstanding[send.topic, key]
+        self.abandoned.append(send)
+        return self.take(self.steering.keep_time())
+
+    def answer_late(self, send: Send, failure: str | None = None) -> Outbox:
+        """Let a result come that nobody waits for: of an abandoned attempt, or once more of one that was answered."""
+        return self.deliver(send, self.outcome(send, failure))
+
+    def stop(self) -> Outbox:
+        return self.take(self.steering.stop("SIGINT was received"))
+
+    def out(self, topic: Topic) -> list[Send]:
+        """Return what is out, oldest first."""
+        return [send for (of, _), send in self.outstanding.items() if of == topic]
+
+    def play(self, order: random.Random, faults: dict[str, float] | None = None, max_steps: int = 20_000) -> None:
+        """Answer in random order until the campaign is over.
+
+        Parameters
+        ----------
+        faults
+            Chance of ``fail``, ``abandon``, ``late`` (an abandoned attempt answers after all) and ``repeat`` (an
+            answer comes twice, with data of its own), at each step.
+        """
+        chance = Counter(faults or {})
+        for _ in range(max_steps):
+            if self.steering.finished:
+                return
+            assert self.outstanding, "nothing is out, and the campaign is not over"
+            send = order.choice(list(self.outstanding.values()))
+            if order.random() < chance["abandon"]:
+                self.abandon(send)
+                continue
+            failed = order.random() < chance["fail"]
+            self.answer(send, order.choice(KINDS) if failed else None)
+            if order.random() < chance["repeat"]:
+                self.answer_late(send, order.choice([None, "error"]))
+            if self.abandoned and order.random() < chance["late"]:
+                self.answer_late(self.abandoned.pop(order.randrange(len(self.abandoned))))
+        raise AssertionError(f"the campaign is not over after {max_steps} steps")
+
+    def end(self) -> None:
+        """Drop what is held at the end; nothing that was ever made may be left then."""
+        for ref in self.state.holds.drop_all():
+            self.evict(ref)
+        assert self.stored == set()
+        assert len(self.state.holds) == 0
+        n_made = sum(ref.data is None for ref in self.made)
+        assert (self.state.holds.created, self.state.holds.evicted) == (n_made, n_made)
+
+    # What the workers do ----------------------------------------------------------------------------------------
+
+    def put(self, store: StoreSpec, name: str) -> Ref:
+        label = f"{name}#{next(self._serial)}"
+        ref = Ref(store, data=label.encode()) if store.kind == "inline" else Ref(store, (label,), 100)
+        self.made.add(ref)
+        if ref.data is None:
+            self.stored.add(ref)
+        return ref
+
+    def outcome(self, send: Send, failure: str | None = None) -> Outcome:
+        ended = next(self._clock)
+        return Outcome(
+            task_id=task_id(send.spec),
+            attempt=send.spec.attempt,
+            value=None if failure else self._result(send.spec),
+            failure=Failure(failure, f"{failure} on purpose", "Traceback ...") if failure else None,
+            line=lambda more: json.dumps({"task_info": {**send.info, **more}}, allow_nan=False),
+            started=None if failure else ended - 1.0,
+            ended=None if failure else float(ended),
+            host="node",
+            worker="0",
+        )
+
+    def _result(self, spec: Any) -> Any:
+        makers: dict[type, Callable[[Any], Any]] = {
+            SegmentSpec: self._segment,
+            EmbedSpec: self._embedded,
+            TrainSpec: self._trained,
+            MoveSpec: lambda move: MoveResult(move.task_id, move.attempt, self.put(move.store, "moved"), {}),
+        }
+        return makers[type(spec)](spec)
+
+    def _segment(self, spec: SegmentSpec) -> SegmentResult:
+        name = f"{spec.segment_id}.{spec.attempt}"
+        return SegmentResult(
+            segment_id=spec.segment_id,
+            attempt=spec.attempt,
+            n_frames=spec.dynamics.n_frames,
+            n_atoms=N_ATOMS,
+            simulated_ps=spec.dynamics.segment_ps,
+            potential_energy_kj_mol=-100.0,
+            mean_temperature_K=300.0,
+            frames=self.put(spec.store, f"frames {name}"),
+            end=self.put(spec.store, f"end {name}"),
+            trajectory=FileRecord(f"trajectories/{spec.segment_id:08d}.dcd", "0" * 64, 100),
+            seconds={"dynamics": 1.0},
+        )
+
+    def _embedded(self, spec: EmbedSpec) -> EmbedResult:
+        name = f"{spec.reference_number}.{spec.attempt}"
+        frames = [(segment, frame) for segment, _ in spec.batches for frame in range(3)]
+        wanted = 0 if spec.candidates == "none" else min(spec.n_candidates, len(frames))
+        # Of the spec alone, so that equal specs give equal answers.
+        chosen = np.random.default_rng(spec.reference_number).permutation(len(frames))[:wanted]
+        return EmbedResult(
+            task_id=spec.task_id,
+            attempt=spec.attempt,
+            model_version=spec.model_version,
+            reference=self.put(spec.store, f"reference {name}"),
+            reference_file=FileRecord(f"models/reference-{spec.reference_number:06d}.npz", "0" * 64, 100),
+            starts=self.put(spec.store, f"starts {name}") if wanted else None,
+            start_ids=tuple(frames[i] for i in chosen),
+            scores=tuple(1.0 / (rank + 1) for rank in range(wanted)),
+            segment_novelty=tuple(0.5 for _ in spec.batches),
+            coverage=Coverage("phi/psi cells", float(spec.reference_number), 15),
+            n_frames=len(frames),
+            n_reference=len(frames),
+            seconds={"embed": 0.1},
+        )
+
+    def _trained(self, spec: TrainSpec) -> TrainResult:
+        name = f"model {spec.model_version}.{spec.attempt}"
+        return TrainResult(
+            task_id=spec.task_id,
+            attempt=spec.attempt,
+            model_version=spec.model_version,
+            model=self.put(spec.store, name),
+            model_file=FileRecord(f"models/model-{spec.model_version:06d}.pt", "0" * 64, 100),
+            n_frames=100,
+            device="cpu",
+            losses={"total": (2.0, 1.0)},
+            seconds={"train": 1.0},
+        )
+
+    # What must hold at every moment -----------------------------------------------------------------------------
+
+    def deliver(self, send: Send, outcome: Outcome) -> Outbox:
+        self.n_outcomes += 1
+        agent = self.steering.agents[send.topic]
+        flight = agent.in_flight.get(outcome.task_id)
+        applies = flight is not None and flight.spec.attempt == outcome.attempt
+        if applies and isinstance(outcome.value, EmbedResult):
+            self.looked_with.add(outcome.value.model_version)
+        return self.take(self.steering.handle(send.topic, outcome))
+
+    def take(self, outbox: Outbox) -> Outbox:
+        """Do what the Thinker does with an outbox, and check it."""
+        for send in outbox.sends:
+            self._check_send(send)
+            self.outstanding[send.topic, task_id(send.spec)] = send
+            self.sent.append(send)
+        for ref in outbox.evictions:
+            self.evict(ref)
+        if not self.settings.lockstep:
+            learning = [send.topic != "simulate" for send in outbox.sends]
+            assert learning == sorted(learning), "a slot waited for learning to be sent"
+        self.records += outbox.records
+        self.removals += outbox.removals
+        self.check()
+        return outbox
+
+    def evict(self, ref: Ref) -> None:
+        assert ref in self.stored, f"{ref} was evicted before, or never made"
+        self.stored.remove(ref)
+
+    def _check_send(self, send: Send) -> None:
+        key = task_id(send.spec)
+        assert (send.topic, key) not in self.outstanding
+        before = [other.spec for other in self.sent if other.topic == send.topic and task_id(other.spec) == key]
+        assert send.spec.attempt == len(before) + 1 <= self.settings.max_attempts
+        if before:
+            assert replace(send.spec, attempt=1) == before[0]
+        elif send.topic == "simulate":
+            assert key == 1 + max((s.spec.segment_id for s in self.sent if s.topic == "simulate"), default=-1)
+            assert (send.spec.parent_id, send.spec.parent_frame) not in self.state.quarantine
+            self._check_another_is_wanted()
+        else:
+            assert key >= FIRST_OTHER_ID
+        if isinstance(send.spec, TrainSpec) and send.spec.model_version > 1:
+            assert send.spec.model_version - 1 in self.looked_with, "trained again before the last model was used"
+        for ref in self.steering.agents[send.topic].inputs(send.spec):
+            assert ref.data is not None or ref.store.kind in self.destinations[send.topic].reaches
+
+    def _check_another_is_wanted(self) -> None:
+        target = self.state.target_segments
+        if target is not None and self.state.model_version >= self.settings.min_model_versions:
+            assert self.state.counts.segments + self.steering.simulate.n_pending <= target, "more was sent than needed"
+
+    def check(self) -> None:
+        in_flight = {(topic, key) for topic, agent in self.steering.agents.items() for key in agent.in_flight}
+        assert in_flight == set(self.outstanding)
+        for send in self.outstanding.values():
+            for ref in self.steering.agents[send.topic].inputs(send.spec):
+                assert ref.data is not None or ref in self.stored, f"{send.topic} needs {ref}, which is gone"
+        assert {ref for ref in (self.basis, self.state.reference, self.state.model) if ref and not ref.data} <= (
+            self.stored
+        )
+        assert len(self.out("infer")) <= 1
+        assert len(self.out("train")) <= 1
+        self._check_slots()
+        self._check_ledger()
+
+    def _check_slots(self) -> None:
+        simulate = self.steering.simulate
+        places = QUEUED_PER_WORKER * self.destinations["simulate"].slots
+        assert simulate.n_pending <= places
+        if self.settings.lockstep:
+            assert len(self.out("simulate")) <= simulate.n_pending
+        else:
+            assert len(self.out("simulate")) == simulate.n_pending
+        waits = self.settings.lockstep and any(self.out(topic) for topic in ("infer", "train", "move"))
+        if self.state.ending is None and not waits and self.starts_left():
+            target = self.state.target_segments
+            missing = math.inf if target is None else max(0, target - self.state.counts.segments)
+            assert simulate.n_pending >= min(places, self.settings.walkers, missing), "a slot was lost"
+
+    def starts_left(self) -> bool:
+        """Tell whether there is a start that is not quarantined."""
+        starts = [self.steering.simulate.basis.origin, *(w.own.origin for w in self.steering.simulate.walkers)]
+        offered = () if self.state.candidates is None else self.state.candidates.ids
+        return any(origin not in self.state.quarantine for origin in (*starts, *offered))
+
+    def _check_ledger(self) -> None:
+        counts, simulate = self.state.counts, self.steering.simulate
+        states = Counter(dict(self.query("SELECT kind || ' ' || state, count(*) FROM task GROUP BY kind, state")))
+        for topic, agent in self.steering.agents.items():
+            assert states[f"{topic} running"] == len(agent.in_flight)
+        if not self.settings.lockstep:
+            assert states["simulate complete"] == counts.segments
+            quarantined = "SELECT count(DISTINCT ifnull(parent_id, '') || ' ' || ifnull(parent_frame, '')) FROM task"
+            (lost,) = self.query(f"{quarantined} WHERE state = 'quarantined'")[0]
+            assert lost == counts.quarantined == len(self.state.quarantine)
+        assert states["infer complete"] == counts.inferences
+        assert states["train complete"] == self.state.model_version
+        outcomes = Counter(dict(self.query("SELECT ifnull(outcome, 'out'), count(*) FROM attempt GROUP BY outcome")))
+        assert outcomes.pop("out", 0) == len(self.outstanding)
+        assert outcomes.pop("success", 0) == sum(n for key, n in states.items() if key.endswith(" complete"))
+        failures = Counter(counts.failures)
+        outcomes["lost"] += outcomes.pop("late", 0)  # it counted as lost when it was given up
+        assert +outcomes == +failures
+        sent = dict(self.query("SELECT kind, count(*) FROM attempt JOIN task ON id = task_id GROUP BY kind"))
+        assert Counter(sent) == +counts.n_sent
+        artifacts = Counter(dict(self.query("SELECT kind, count(*) FROM artifact GROUP BY kind")))
+        assert artifacts["trajectory"] == counts.segments
+        assert artifacts["model"] == self.state.model_version
+        assert artifacts["reference"] == min(2, counts.inferences)
+        assert self.query("SELECT count(*) FROM record") == [(len(self.records),)]
+        assert len(self.records) == self.n_outcomes
+        assert simulate.n_pending >= 0
+
+    def query(self, sql: str, *values: Any) -> list[Any]:
+        return self.reader.execute(sql, values).fetchall()
+
+
+def _kinds(crossing: bool, inline: bool) -> tuple[StoreKind, StoreKind]:
+    if inline:
+        return "inline", "inline"
+    return ("redis", "file") if crossing else ("file", "file")
+
+
+def _destination(topic: Topic, slots: int, reaches: frozenset[str], store: StoreSpec) -> Destination:
+    executor = {"simulate": "cpu", "infer": "gpu", "train": "gpu", "move": "host"}[topic]
+    return Destination("imagined", executor, f"{topic}@imagined", slots, reaches, store, "/run")
+
+
+@pytest.fixture(scope="session")
+def open_campaign(tmp_path_factory) -> Callable[..., Any]:
+    """Open a campaign that is closed again, and its ledger removed; of the session, so that hypothesis can use it."""
+    folder = tmp_path_factory.mktemp("campaigns")
+    number = itertools.count()
+
+    @contextmanager
+    def opened(**options: Any) -> Iterator[Campaign]:
+        path = folder / f"ledger-{next(number)}.sqlite"
+        campaign = Campaign(path, **options)
+        try:
+            yield campaign
+        finally:
+            campaign.close()
+            path.unlink()
+
+    return opened
+
+
+@pytest.fixture
+def make_campaign(open_campaign):
+    """Return a campaign for one test, begun."""
+    opened = []
+
+    def make(**options: Any) -> Campaign:
+        context = open_campaign(**options)
+        campaign = context.__enter__()
+        opened.append(context)
+        campaign.begin()
+        return campaign
+
+    yield make
+    for context in opened:
+        context.__exit__(None, None, None)

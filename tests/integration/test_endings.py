@@ -1,0 +1,221 @@
+"""However a campaign ends: in order, with its reason, resumable, and with no process left behind."""
+
+import json
+import signal
+import time
+from collections.abc import Callable
+
+import psutil
+import pytest
+
+from tests.integration.conftest import Campaign
+
+Start = Callable[..., Campaign]
+
+# Long enough to be interrupted; paced, so that the machine's load decides little.
+LONG = ("--max-segments", "5000", "--min-segment-seconds", "0.1")
+
+
+def pool(run: Campaign, title: str) -> list[psutil.Process]:
+    """Processes of the run whose title or command holds some text."""
+    found = []
+    for process in run.processes(run.run_id):
+        try:
+            if title in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def manager_of(run: Campaign, executor: str) -> psutil.Process:
+    """The worker pool of an executor."""
+    (manager,) = [
+        process
+        for process in pool(run, "process_worker_pool.py")
+        if f"/{executor}/" in " ".join(process.cmdline())
+        and "process_worker_pool.py" not in _parents_command(process)
+    ]
+    return manager
+
+
+def _parents_command(process: psutil.Process) -> str:
+    parent = process.parent()
+    return "" if parent is None else " ".join(parent.cmdline())
+
+
+def assert_ended_in_order(run: Campaign, status: str) -> None:
+    """Everything that was committed is told alike by summary, ledger and traces, and nothing is still running."""
+    summary = run.summary()
+    assert summary["status"] == status
+    assert summary["reason"]
+    assert summary["segments"] == sum(line["success"] for line in run.traces("simulation"))
+    assert run.ask("SELECT count(*) FROM task WHERE kind = 'simulate' AND state = 'complete'") == [
+        (summary["segments"],)
+    ]
+    assert run.ask("SELECT count(*) FROM task WHERE state = 'running'") == [(0,)]
+    assert run.ask("SELECT count(*) FROM attempt WHERE outcome IS NULL") == [(0,)]
+    assert summary["proxies"]["left"] == 0
+    assert run.out.splitlines()[-1] == f"run directory: {run.run_dir}"
+    assert "Traceback" not in run.err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_campaign_in_order(campaign: Start, number: signal.Signals, code: int) -> None:
+    run = campaign(*LONG)
+    run.until_segments(10)
+    run_id = run.run_id
+    run.process.send_signal(number)
+    assert run.wait(40) == code
+    assert_ended_in_order(run, "interrupted")
+    assert run.processes(run_id) == []
+
+
+def test_results_still_arrive_after_a_signal(campaign: Start) -> None:
+    run = campaign("--max-segments", "500", "--min-segment-seconds", "2")
+    run.until_segments(2)
+    before = len(run.traces("simulation"))
+    run.process.send_signal(signal.SIGINT)
+    assert run.wait(40) == 130
+    # Two ran and two waited behind them: all four had been sent, and took less than the grace.
+    assert run.summary()["segments"] >= before + 3
+
+
+def test_a_second_signal_ends_it_at_once(campaign: Start) -> None:
+    run = campaign("--max-segments", "500", "--min-segment-seconds", "30", "--grace-s", "600")
+    run.until(lambda: bool(pool(run, "process_worker_pool.py")), 60)
+    run.until(lambda: (run.run_dir / "runtime.log").exists() and "novelty" in run.diagnosis(), 90)
+    run_id = run.run_id
+    run.process.send_signal(signal.SIGINT)
+    time.sleep(1.5)
+    assert run.process.poll() is None
+    run.process.send_signal(signal.SIGINT)
+    assert run.wait(25) == 130
+    assert run.summary()["segments"] == 0
+    assert run.processes(run_id) == []
+
+
+def test_a_signal_while_workers_start(campaign: Start) -> None:
+    run = campaign(*LONG)
+    run.until(lambda: (run.run_dir / "ledger.sqlite").exists(), 60)
+    run.process.send_signal(signal.SIGTERM)
+    assert run.wait(40) == 143
+    assert run.summary()["status"] == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("title", "flags", "sentence"),
+    [
+        ("HTEX interchange", (), "interchange"),
+        ("redis-server", ("--queue", "redis", "--simulate-ps-backend", "redis"), "Redis"),
+        ("redis-server", ("--simulate-ps-backend", "redis"), "Redis"),
+    ],
+)
+def test_a_killed_server_ends_the_campaign_with_a_sentence(
+    campaign: Start, title: str, flags: tuple[str, ...], sentence: str
+) -> None:
+    run = campaign(*LONG, *flags)
+    run.until_segments(10)
+    run_id = run.run_id
+    pool(run, title)[0].kill()
+    assert run.wait(60) == 1
+    assert sentence in run.summary()["reason"]
+    assert_ended_in_order(run, "failed")
+    assert run.processes(run_id) == []
+
+
+def test_a_killed_task_server_ends_the_campaign_with_a_sentence(campaign: Start) -> None:
+    run = campaign(*LONG)
+    run.until_segments(10)
+    run_id = run.run_id
+    (server,) = [
+        child for child in psutil.Process(run.process.pid).children() if "run.py" in " ".join(child.cmdline())
+    ]
+    server.kill()
+    assert run.wait(60) == 1
+    assert "task server was killed by SIGKILL" in run.summary()["reason"]
+    assert_ended_in_order(run, "failed")
+    assert run.processes(run_id) == []
+
+
+def test_a_killed_main_process_leaves_nothing_running(campaign: Start) -> None:
+    run = campaign(*LONG, "--queue", "redis")
+    run.until_segments(10)
+    run_id = run.run_id
+    run.process.kill()
+    run.process.wait()
+    deadline = time.monotonic() + 15
+    while run.processes(run_id) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert run.processes(run_id) == []
+    committed = run.ask("SELECT count(*) FROM task WHERE kind = 'simulate' AND state = 'complete'")[0][0]
+    # Traces are a view of what was committed: at most the last line is missing.
+    assert committed - 1 <= len(run.traces("simulation")) <= committed
+
+
+def test_a_killed_worker_costs_an_attempt(campaign: Start) -> None:
+    run = campaign("--max-segments", "40", "--min-segment-seconds", "0.5")
+    run.until_segments(4)
+    manager_of(run, "cpu").children()[-1].kill()
+    assert run.wait() == 0
+    summary = run.summary()
+    assert summary["segments"] == 40
+    assert summary["failures"] == {"worker_lost": 1}
+    ((task, number, outcome),) = run.ask("SELECT task_id, number, outcome FROM attempt WHERE outcome != 'success'")
+    assert (number, outcome) == (1, "worker_lost")
+    assert run.ask(f"SELECT number, outcome FROM attempt WHERE task_id = {task} AND number = 2") == [(2, "success")]
+    (failed,) = [line for line in run.traces("simulation") if not line["success"]]
+    assert failed["task_info"]["segment_id"] == task
+
+
+@pytest.mark.parametrize("executor", ["cpu", "gpu"])
+def test_a_killed_manager_is_replaced(campaign: Start, executor: str) -> None:
+    run = campaign(
+        *("--max-segments", "150", "--min-segment-seconds", "0.3", "--heartbeat-threshold-s", "4"),
+        *("--retrain-every", "10", "--first-epochs", "2", "--epochs", "1", "--min-model-versions", "2"),
+    )
+    run.until_segments(20)
+    run_id = run.run_id
+    manager_of(run, executor).kill()
+    assert run.wait() == 0, run.err
+    summary = run.summary()
+    assert summary["segments"] >= 150
+    assert summary["quarantined"] == 0
+    assert set(summary["failures"]) <= {"manager_lost"}
+    if executor == "cpu":
+        assert summary["failures"]["manager_lost"] >= 1
+    assert run.processes(run_id) == []
+
+
+def test_segments_that_always_fail_end_the_campaign(campaign: Start) -> None:
+    run = campaign("--timestep-fs", "10", "--temperature", "20000", "--max-segments", "50")
+    assert run.wait() == 1
+    summary = run.summary()
+    assert "every start is quarantined" in summary["reason"]
+    assert set(summary["failures"]) == {"nan"}
+    assert run.ask("SELECT max(number) FROM attempt") == [(3,)]
+    assert set(run.ask("SELECT DISTINCT state FROM task WHERE kind = 'simulate'")) <= {("quarantined",), ("ready",)}
+    error = run.ask("SELECT error FROM attempt WHERE outcome = 'nan' LIMIT 1")[0][0]
+    assert "became NaN or infinite" in error
+    assert "Traceback" in error
+
+
+def test_time_is_a_limit(campaign: Start) -> None:
+    run = campaign("--max-minutes", "0.05", "--min-segment-seconds", "0.2")
+    assert run.wait(60) == 0
+    assert run.summary()["status"] == "complete"
+    assert 5 <= run.summary()["segments"] <= 60
+
+
+def test_a_task_past_its_deadline_is_tried_again_and_given_up(campaign: Start) -> None:
+    run = campaign("--max-segments", "20", "--segment-ps", "2000", "--frame-ps", "2", "--task-timeout", "1")
+    assert run.wait(60) == 1
+    assert run.summary()["failures"].keys() == {"lost"}
+    assert "every start is quarantined" in run.summary()["reason"]
+
+
+def test_failed_start_of_workers_is_told(campaign: Start) -> None:
+    run = campaign(*LONG, "--start-timeout", "0.2")
+    assert run.wait(60) == 1
+    assert "did not answer within --start-timeout" in run.summary()["reason"]
+    assert json.loads((run.run_dir / "params.json").read_text())["start_timeout"] == 0.2
