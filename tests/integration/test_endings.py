@@ -33,15 +33,13 @@ def manager_of(run: Campaign, executor: str) -> psutil.Process:
     (manager,) = [
         process
         for process in pool(run, "process_worker_pool.py")
-        if f"/{executor}/" in " ".join(process.cmdline())
-        and "process_worker_pool.py" not in _parents_command(process)
+        if f"/{executor}/" in _command(process) and "process_worker_pool.py" not in _command(process.parent())
     ]
     return manager
 
 
-def _parents_command(process: psutil.Process) -> str:
-    parent = process.parent()
-    return "" if parent is None else " ".join(parent.cmdline())
+def _command(process: psutil.Process | None) -> str:
+    return "" if process is None else " ".join(process.cmdline())
 
 
 def assert_ended_in_order(run: Campaign, status: str) -> None:
@@ -128,9 +126,7 @@ def test_a_killed_task_server_ends_the_campaign_with_a_sentence(campaign: Start)
     run = campaign(*LONG)
     run.until_segments(10)
     run_id = run.run_id
-    (server,) = [
-        child for child in psutil.Process(run.process.pid).children() if "run.py" in " ".join(child.cmdline())
-    ]
+    (server,) = [child for child in psutil.Process(run.process.pid).children() if "run.py" in _command(child)]
     server.kill()
     assert run.wait(60) == 1
     assert "task server was killed by SIGKILL" in run.summary()["reason"]
