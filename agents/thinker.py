@@ -65,22 +65,32 @@ class CampaignThinker(BaseThinker):
 
     def act(self, outbox: Outbox) -> float | None:
         """Do what was decided, slots first; return when the first segment was sent (monotonic), if one was."""
+        try:
+            return self._send(outbox)
+        finally:
+            # The ledger has these results, so the traces tell them, whatever became of the queue.
+            for topic, line in outbox.records:
+                self._traces.write(topic, line)
+                reach("after-trace")
+            self._tidy(outbox)
+
+    def _send(self, outbox: Outbox) -> float | None:
         segment_sent = None
         for send in outbox.sends:
             self.queues.send_inputs(send.spec, method=send.method, topic=send.topic, task_info=send.info)
             reach("after-send")
             if send.topic == "simulate" and segment_sent is None:
                 segment_sent = time.monotonic()
-        for topic, line in outbox.records:
-            self._traces.write(topic, line)
-            reach("after-trace")
+        return segment_sent
+
+    def _tidy(self, outbox: Outbox) -> None:
+        """Remove what nobody needs any more."""
         if outbox.evictions:
             reach("before-evict")
         for ref in outbox.evictions:
             evict(ref)
         for name in outbox.removals:
             (self._run_dir / name).unlink(missing_ok=True)
-        return segment_sent
 
     def _take(self, topic: Topic, result: Result) -> None:
         began = time.monotonic()

@@ -57,7 +57,7 @@ def probe(spec: ProbeSpec) -> ProbeReport:
         tasks_digest=source_digest(),
         device=_device(spec.role, versions),
         platforms=platforms,
-        free_disk_bytes=shutil.disk_usage(spec.run_dir or tempfile.gettempdir()).free,
+        free_disk_bytes=_free_disk_bytes(spec.run_dir or tempfile.gettempdir()),
         problems=tuple(problems),
     )
 
@@ -103,6 +103,13 @@ def _directory_problem(run_dir: Path) -> str | None:
             return None
     except OSError as error:
         return f"run directory {run_dir} cannot be written: {error}"
+
+
+def _free_disk_bytes(directory: str) -> int:
+    try:
+        return shutil.disk_usage(directory).free
+    except OSError:
+        return 0  # no such directory, which is among the problems already
 
 
 def _device(role: str, versions: dict[str, str]) -> str:

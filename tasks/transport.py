@@ -20,6 +20,9 @@ from proxystore.connectors.file import FileConnector, FileKey
 from proxystore.connectors.redis import RedisConnector, RedisKey
 from proxystore.store.base import Store
 from redis import RedisError, StrictRedis
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.retry import Retry
 from safetensors.numpy import load, save
 
 from tasks.errors import BadInput, TooLarge, Unreachable
@@ -34,16 +37,28 @@ REACHES_VARIABLE = "WAYFINDER_REACHES"
 MAX_INLINE_BYTES = 8_000_000
 
 
+_REDIS_ANSWERS_S = 30.0
+_REDIS_CONNECTS_S = 10.0
+
+
 class NamespacedRedisConnector(RedisConnector):
     """Redis connector whose keys begin with the store's name, so that a campaign can find and empty its own.
 
-    Waits are bounded: a server that does not answer raises instead of holding a worker for ever.
+    Waits are bounded: a server that does not answer raises instead of holding a worker for ever. What refuses
+    connections is tried again for some seconds, for tunnels are restarted; silence is not, where redis-py would wait
+    eleven times.
     """
 
     def __init__(self, hostname: str, port: int, namespace: str) -> None:
         super().__init__(hostname, port, clear=False)
         self.namespace = namespace
-        self._redis_client = StrictRedis(host=hostname, port=port, socket_timeout=30, socket_connect_timeout=10)
+        self._redis_client = StrictRedis(
+            host=hostname,
+            port=port,
+            socket_timeout=_REDIS_ANSWERS_S,
+            socket_connect_timeout=_REDIS_CONNECTS_S,
+            retry=Retry(ExponentialWithJitterBackoff(base=0.01, cap=1.0), 10, (RedisConnectionError,)),
+        )
 
     def config(self) -> dict[str, Any]:
         """Return what rebuilds the connector."""

@@ -70,7 +70,8 @@ def test_any_order_of_results_gives_the_same_decisions(open_campaign, shape, see
 
 @pytest.mark.parametrize("versions", [1, 3])
 def test_models_that_were_asked_for_come_after_the_same_segment(open_campaign, versions):
-    shape = {"slots": 2, "walkers": 4, "infer_every": 2, "retrain_every": 5, "min_model_versions": versions}
+    shape = {"slots": 2, "walkers": 4, "infer_every": 2, "retrain_every": 5}
+    shape |= {"max_segments": 1, "min_model_versions": versions}
     told = [decisions(open_campaign, shape, random.Random(seed)) for seed in range(8)]
     assert all(each == told[0] for each in told)
     assert len(told[0]["train"]) == versions
