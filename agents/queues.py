@@ -37,8 +37,8 @@ class _Counted:
         self._sending = threading.Lock()
 
     def _send_request(self, message: str, topic: str) -> None:
-        self.bytes_sent[topic] += len(message)
         with self._sending:
+            self.bytes_sent[topic] += len(message)
             super()._send_request(message, topic)  # type: ignore[misc]
 
     def _send_result(self, message: str, topic: str) -> None:

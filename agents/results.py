@@ -49,7 +49,7 @@ def _line(result: Result, more: dict[str, Any]) -> str:
     """Return the trace line: the Result without inputs and value, and with more in ``task_info``."""
     result.task_info.update(more)
     text: str = result.json(exclude={"inputs", "value"})
-    if "NaN" not in text:
+    if "NaN" not in text and "Infinity" not in text:
         return text
-    # A task that never ran has no times; NaN is no JSON.
+    # A task that never ran has no times, and a lone frame no finite novelty; JSON knows neither NaN nor Infinity.
     return json.dumps(json.loads(text, parse_constant=lambda _: None))

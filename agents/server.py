@@ -20,6 +20,7 @@ import parsl
 from colmena.models.methods import PythonMethod
 from colmena.task_server.parsl import ParslTaskServer
 from parsl.config import Config
+from redis import RedisError
 
 from agents.queues import Queues
 from campaign.processes import parent_is, reap
@@ -115,9 +116,16 @@ def stop(server: SafeTaskServer, queues: Queues, timeout_s: float = 10.0) -> Non
     """End the task server in order, or by force when it takes longer than ``timeout_s``."""
     if server.is_alive():
         # Sending can block when nobody reads the pipe any more.
-        threading.Thread(target=queues.send_kill_signal, name="send-kill-signal", daemon=True).start()
+        threading.Thread(target=_ask_to_end, args=(queues,), name="ask-to-end", daemon=True).start()
         server.join(timeout_s)
     if server.is_alive():
         logger.warning("the task server did not end within %g s; killing it", timeout_s)
         server.kill()
         server.join(5.0)
+
+
+def _ask_to_end(queues: Queues) -> None:
+    try:
+        queues.send_kill_signal()
+    except (OSError, RedisError) as error:
+        logger.warning("the task server cannot be asked to end: %s", error)

@@ -45,10 +45,11 @@ class RunDirectory:
             When it exists, cannot be written, or the disk is too full; nothing is left behind.
         """
         path = named or runs / f"{system}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
-        if path.exists():
-            raise BadInput(f"run directory {path} exists already: name another with --run-dir, or remove it")
-        missing = [parent for parent in [path, *path.parents] if not parent.exists()]
+        missing: list[Path] = []
         try:
+            if path.exists() or path.is_symlink():
+                raise BadInput(f"run directory {path} exists already: name another with --run-dir, or remove it")
+            missing = [parent for parent in [path, *path.parents] if not parent.exists()]
             path.mkdir(parents=True)
             for name in ("trajectories", "models", "logs"):
                 (path / name).mkdir()

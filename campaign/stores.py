@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from tasks.errors import BadInput
 from tasks.messages import StoreKind, StoreSpec, Topic
 from tasks.transport import clear, count_objects, open_store
 
@@ -19,11 +20,16 @@ class Stores:
     run_id
         Makes names unique, also on a shared server.
     file_dir
-        Directory of the file store; one of the run's own is made in it.
+        Directory of the file store: the run's own, for `sweep` removes it.
     redis
         Host and port; needed if a kind is ``redis``.
     globus_config
         Needed if a kind is ``globus``.
+
+    Raises
+    ------
+    BadInput
+        When the file store's directory cannot be made.
     """
 
     def __init__(
@@ -37,7 +43,12 @@ class Stores:
     ) -> None:
         options: dict[StoreKind, tuple[tuple[str, str], ...]] = {"inline": ()}
         if "file" in kinds.values():
-            file_dir.mkdir(parents=True, exist_ok=True)
+            try:
+                file_dir.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise BadInput(
+                    f"file store {file_dir} cannot be made: {error.strerror}; name another place with --ps-file-dir"
+                ) from error
             options["file"] = (("store_dir", str(file_dir)),)
         if redis is not None:
             options["redis"] = (("hostname", redis[0]), ("port", str(redis[1])))

@@ -24,7 +24,10 @@ class Traces:
             self._open(topic)
 
     def write(self, topic: str, line: str) -> None:
-        """Append one line, in one piece, so that a kill leaves no half of it."""
+        """Append one line in one write, so that lines of several threads never mix.
+
+        Only a SIGKILL in the midst of that write can leave half a line, as the file's last; the ledger has it whole.
+        """
         os.write(self._open(topic), line.encode() + b"\n")
 
     def close(self) -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from redis import Redis, RedisError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from tasks.errors import BadInput
 
@@ -74,6 +76,10 @@ def start(port: int | None, log: Path) -> RedisServer:
         When there is no Redis to start, or the port is taken.
     """
     chosen = free_port() if port is None else port
+    taken = f"a private Redis server cannot listen on port {chosen}: name a free one with --redisport"
+    # Whoever has the port may well be another Redis, which would answer in the place of ours.
+    if not _is_free(chosen):
+        raise BadInput(taken)
     options = {"--bind": "127.0.0.1", "--port": str(chosen), "--save": "", "--appendonly": "no"}
     # Naming its process, it would write over its environment, and with it the id by which the run finds its own.
     options["--set-proc-title"] = "no"
@@ -90,7 +96,7 @@ def start(port: int | None, log: Path) -> RedisServer:
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise BadInput(f"a private Redis server cannot listen on port {chosen}: name a free one with --redisport")
+            raise BadInput(taken)
         if _answers("127.0.0.1", chosen):
             return server
         time.sleep(0.02)
@@ -103,6 +109,16 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what only waits for its last packets is free
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 def _executable() -> str:
@@ -118,7 +134,8 @@ def _executable() -> str:
 
 def _answers(host: str, port: int) -> bool:
     try:
-        with Redis(host=host, port=port, socket_timeout=3, socket_connect_timeout=3) as client:
+        once = Retry(NoBackoff(), 0)
+        with Redis(host=host, port=port, socket_timeout=3, socket_connect_timeout=3, retry=once) as client:
             return bool(client.ping())
     except (RedisError, OSError):
         return False

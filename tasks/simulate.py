@@ -131,11 +131,11 @@ def _set_start(engine: Engine, spec: SegmentSpec) -> None:
 def _draw_velocities(engine: Engine, dynamics: Dynamics, rng: np.random.Generator) -> None:
     """Draw velocities as the integrator keeps them, half a step behind the positions, at the temperature.
 
-    OpenMM's ``setVelocitiesToTemperature`` does not serve. It draws from the thermostat's generator: with one seed for
-    both, the first noise repeats the velocities and heats. And it takes the velocities of full steps for Maxwellian,
-    but in a mode of frequency w their variance is less by a part of (w dt)^2 / 4 (Leimkuhler and Matthews 2013,
-    doi:10.1063/1.4802990); steps of 4 fs would begin 10 % too hot and cool for picoseconds. Here the full step's
-    velocities u shrink by the curvature along u: v = u - dt/2 (3 f(x - u dt/2) + f(x + u dt/2)) / 4m.
+    OpenMM's ``setVelocitiesToTemperature`` does not serve. It draws from the thermostat's generator: with one seed
+    for both, the first noise repeats the velocities and heats. And it takes the velocities of full steps for
+    Maxwellian, but in a mode of frequency w their variance is less by a part of (w dt)^2 / 4 (Leimkuhler and Matthews
+    2013, doi:10.1063/1.4802990); steps of 4 fs would begin 10 % too hot and cool for picoseconds. Here the velocities
+    u of the full step shrink by the curvature along u: v = u - dt/2 (3 f(x - u dt/2) + f(x + u dt/2)) / 4m.
     """
     context, half_step = engine.context, 0.5 * dynamics.timestep_ps
     positions = _positions(context.getState(positions=True))
@@ -193,7 +193,7 @@ def _nan_named(spec: SegmentSpec) -> Iterator[None]:
         yield
     except openmm.OpenMMException as error:
         if "NaN" in str(error):
-            raise _not_finite(spec, str(error).split("  ")[0]) from error
+            raise _not_finite(spec, str(error).partition(".")[0]) from error
         raise
 
 

@@ -36,7 +36,6 @@ REACHES_VARIABLE = "WAYFINDER_REACHES"
 # Colmena doubles bytes (pickle, then hex), and a pipe carries 32 MiB.
 MAX_INLINE_BYTES = 8_000_000
 
-
 _REDIS_ANSWERS_S = 30.0
 _REDIS_CONNECTS_S = 10.0
 
@@ -113,7 +112,7 @@ def open_store(spec: StoreSpec) -> Store[Any]:
 
 def pack(arrays: Arrays) -> bytes:
     """Return arrays as one buffer (safetensors)."""
-    return bytes(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
+    return bytes(save({name: np.asarray(array, order="C") for name, array in arrays.items()}))
 
 
 def unpack(data: bytes) -> dict[str, np.ndarray]:

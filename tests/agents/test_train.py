@@ -19,7 +19,7 @@ def until_training(campaign):
 def test_a_training_comes_after_enough_segments_were_looked_at(make_campaign):
     campaign = make_campaign(infer_every=2, retrain_every=4, max_segments=50)
     until_training(campaign)
-    assert 4 <= campaign.state.observed_segments
+    assert campaign.state.observed_segments >= 4
     assert campaign.state.counts.inferences >= 1
     spec = campaign.out("train")[0].spec
     assert (spec.model, spec.model_version, spec.reference) == (None, 1, campaign.state.reference)

@@ -1,0 +1,190 @@
+"""Messages between the Thinker and the task server: whole, counted, and waited for without end."""
+
+import pickle
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+import redis
+from colmena.exceptions import KillSignalException, TimeoutException
+from colmena.queue.python import PipeQueues
+from colmena.queue.redis import RedisQueues
+
+from agents.queues import TOPICS, pipe_queues, redis_queues
+from sites import redis_server
+
+LARGE = 400_000
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    started = redis_server.start(None, tmp_path_factory.mktemp("redis") / "redis.log")
+    yield started
+    started.stop()
+
+
+@pytest.fixture(params=["pipe", "redis"])
+def queues(request):
+    if request.param == "pipe":
+        yield pipe_queues()
+        return
+    server = request.getfixturevalue("server")
+    made = redis_queues(server.host, server.port, "run-1:queue")
+    yield made
+    made.flush()
+
+
+@contextmanager
+def in_threads(function, arguments):
+    """Call a function in threads at once; an error in one is raised here."""
+    start = threading.Barrier(len(arguments))
+
+    def begin(argument):
+        start.wait(10)
+        return function(argument)
+
+    with ThreadPoolExecutor(len(arguments)) as pool:
+        futures = [pool.submit(begin, argument) for argument in arguments]
+        yield
+        for future in futures:
+            future.result(timeout=30)
+
+
+def test_large_requests_of_several_threads_arrive_whole(queues):
+    letters = "ab"
+
+    def send(letter):
+        for _ in range(15):
+            queues.send_inputs(letter * LARGE, method="m", topic="infer" if letter == "a" else "simulate")
+
+    with in_threads(send, letters):
+        received = [queues.get_task(timeout=10) for _ in range(30)]
+    bodies = []
+    for _, task in received:
+        task.deserialize()
+        bodies.append(task.args[0])
+    assert sorted(bodies) == ["a" * LARGE] * 15 + ["b" * LARGE] * 15
+
+
+def test_large_results_of_several_executors_arrive_whole(queues):
+    for letter in "ab":
+        queues.send_inputs(letter, method="m", topic="simulate")
+    tasks = [queues.get_task(timeout=10)[1] for _ in range(2)]
+    for task, letter in zip(tasks, "ab", strict=True):
+        task.set_result(letter * LARGE)
+        task.serialize()
+
+    def send(task):
+        for _ in range(15):
+            queues.send_result(task)
+
+    with in_threads(send, tasks):
+        values = [queues.get_result("simulate", timeout=10).value for _ in range(30)]
+    assert sorted(values) == ["a" * LARGE] * 15 + ["b" * LARGE] * 15
+
+
+def test_bytes_are_counted_by_topic(queues, monkeypatch):
+    written = []
+
+    def spy_on(name):
+        colmenas = PipeQueues if isinstance(queues, PipeQueues) else RedisQueues
+        original = getattr(colmenas, name)
+
+        def spy(self, message, topic):
+            written.append((topic, len(message.encode())))
+            original(self, message, topic)
+
+        monkeypatch.setattr(colmenas, name, spy)
+
+    spy_on("_send_request")
+    spy_on("_send_result")
+    for topic, size in [("simulate", 10), ("simulate", 5000), ("train", 10)]:
+        queues.send_inputs("x" * size, method="m", topic=topic)
+    assert queues.bytes_sent == {
+        "simulate": sum(size for topic, size in written if topic == "simulate"),
+        "train": sum(size for topic, size in written if topic == "train"),
+    }
+    assert queues.bytes_sent["simulate"] > 2 * 5010
+    written.clear()
+    for _ in range(3):
+        _, task = queues.get_task(timeout=10)
+        task.set_result(task.topic * 100)
+        task.serialize()
+        queues.send_result(task)
+    for topic in ("simulate", "simulate", "train"):
+        queues.get_result(topic, timeout=10)
+    assert queues.bytes_received == {
+        "simulate": sum(size for topic, size in written if topic == "simulate"),
+        "train": sum(size for topic, size in written if topic == "train"),
+    }
+
+
+def test_inputs_do_not_come_back(queues):
+    queues.send_inputs("x" * 1000, method="m", topic="move")
+    _, task = queues.get_task(timeout=10)
+    task.deserialize()
+    task.set_result("done")
+    task.serialize()
+    queues.send_result(task)
+    assert queues.get_result("move", timeout=10).args == ()
+    assert queues.bytes_received["move"] < 2000
+
+
+def test_tasks_that_never_come_back_can_be_forgotten(queues):
+    queues.send_inputs(1, method="m", topic="simulate")
+    assert queues.active_count == 1
+    assert not queues.wait_until_done(timeout=0)
+    queues.forget_active()
+    assert queues.active_count == 0
+    assert queues.wait_until_done(timeout=0)
+
+
+def test_the_server_hears_that_it_is_to_end(queues):
+    queues.send_kill_signal()
+    with pytest.raises(KillSignalException):
+        queues.get_task(timeout=10)
+
+
+def test_waiting_in_vain_is_a_timeout_of_colmena(queues):
+    began = time.monotonic()
+    with pytest.raises(TimeoutException):
+        queues.get_result("simulate", timeout=0.2)  # Redis makes it a second
+    assert time.monotonic() - began < 3
+    assert queues.bytes_received == {}
+
+
+def test_every_topic_has_a_queue(queues):
+    assert set(TOPICS) <= queues.topics
+
+
+def test_redis_is_waited_for_without_end_also_by_the_task_server(server):
+    queues = redis_queues(server.host, server.port, "run-2:queue")
+    theirs = pickle.loads(pickle.dumps(queues))  # noqa: S301  # how it reaches another process
+    for side in (queues, theirs):
+        # redis-py's default of 5 s, with its retries, raises after a minute of idleness: nothing catches that.
+        assert side.redis_client.connection_pool.connection_kwargs["socket_timeout"] is None
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(theirs.get_task)
+        time.sleep(1.2)
+        assert not waiting.done()
+        queues.send_inputs("at last", method="m", topic="simulate")
+        topic, task = waiting.result(timeout=5)
+    task.deserialize()
+    assert (topic, task.args) == ("simulate", ("at last",))
+
+
+def test_queues_of_two_campaigns_on_one_server_do_not_meet(server):
+    one, other = (redis_queues(server.host, server.port, f"run-{name}:queue") for name in "ab")
+    one.send_inputs("for a", method="m", topic="simulate")
+    other.send_inputs("for b", method="m", topic="simulate")
+    _, task = other.get_task(timeout=5)
+    task.deserialize()
+    assert task.args == ("for b",)
+    with redis.Redis(server.host, server.port) as client:
+        client.set("somebody's", "key")
+        assert client.llen("run-a:queue_requests") == 1
+        one.flush()
+        assert client.get("somebody's") == b"key"
+        client.delete("somebody's")

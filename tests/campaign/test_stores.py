@@ -1,0 +1,96 @@
+"""The campaign's stores are its own, and emptied without touching anybody else's data."""
+
+import numpy as np
+import pytest
+from redis import Redis
+
+from campaign.stores import Stores
+from sites import redis_server
+from tasks.errors import BadInput, Unreachable
+from tasks.transport import fetch, ship
+
+KINDS = {"simulate": "redis", "infer": "file", "train": "file"}
+ARRAYS = {"positions": np.arange(6.0).reshape(1, 2, 3)}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    started = redis_server.start(None, tmp_path_factory.mktemp("redis") / "redis.log")
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def make(tmp_path, server):
+    def stores(run_id="a" * 32, kinds=KINDS, name="store"):
+        return Stores(kinds, run_id, 1000, tmp_path / name, (server.host, server.port), None)
+
+    return stores
+
+
+def test_topics_of_one_kind_share_a_store(make, tmp_path, server):
+    stores = make()
+    assert stores.of["infer"] is stores.of["train"]
+    assert {spec.kind for spec in stores.specs} == {"file", "redis"}
+    assert len(stores.specs) == 2
+    assert dict(stores.of["infer"].options) == {"store_dir": str(tmp_path / "store")}
+    assert dict(stores.of["simulate"].options) == {"hostname": server.host, "port": str(server.port)}
+    assert {spec.threshold for spec in stores.specs} == {1000}
+
+
+def test_names_tell_runs_apart(make):
+    assert make("a" * 32).of["infer"].name != make("b" * 32, name="other").of["infer"].name
+
+
+def test_inline_is_no_store_and_makes_no_directory(tmp_path):
+    stores = Stores(dict.fromkeys(KINDS, "inline"), "a" * 32, 0, tmp_path / "store", None, None)
+    assert [spec.kind for spec in stores.specs] == ["inline"]
+    assert list(tmp_path.iterdir()) == []
+    assert stores.sweep() == (0, 0)
+
+
+def test_a_sweep_empties_the_runs_stores_and_counts(make, tmp_path):
+    stores = make()
+    refs = [ship(ARRAYS, stores.of[topic]) for topic in ("simulate", "simulate", "infer", "train")]
+    np.testing.assert_array_equal(fetch(refs[0])["positions"], ARRAYS["positions"])
+    assert stores.sweep() == (4, 0)
+    assert not (tmp_path / "store").exists()
+    for ref in refs:
+        with pytest.raises(Unreachable):
+            fetch(ref)
+
+
+def test_a_second_sweep_finds_nothing(make):
+    stores = make()
+    ship(ARRAYS, stores.of["simulate"])
+    stores.sweep()
+    assert stores.sweep() == (0, 0)
+
+
+def test_other_runs_and_other_peoples_data_are_left_alone(make, tmp_path, server):
+    ours, theirs = make("a" * 32, name="ours"), make("b" * 32, name="theirs")
+    kept = [ship(ARRAYS, theirs.of[topic]) for topic in ("simulate", "infer")]
+    for topic in ("simulate", "infer"):
+        ship(ARRAYS, ours.of[topic])
+    (tmp_path / "notes.txt").write_text("mine")
+    with Redis(server.host, server.port) as client:
+        client.set("somebody's", "key")
+        client.set("wayfinder-aaaaaaaaaaaaX:key", "a name that only begins alike")
+        assert ours.sweep()[1] == 0
+        assert client.get("somebody's") == b"key"
+        assert client.get("wayfinder-aaaaaaaaaaaaX:key") == b"a name that only begins alike"
+        for ref in kept:
+            np.testing.assert_array_equal(fetch(ref)["positions"], ARRAYS["positions"])
+        assert (tmp_path / "notes.txt").read_text() == "mine"
+        assert theirs.sweep() == (2, 0)
+        client.flushall()
+
+
+@pytest.mark.parametrize("below", ["store", "a/b"])
+def test_a_file_store_that_cannot_be_made_is_refused(tmp_path, below):
+    (tmp_path / "file").write_text("data")
+    path = tmp_path / "file" / below
+    with pytest.raises(BadInput, match="--ps-file-dir") as caught:
+        Stores(dict.fromkeys(KINDS, "file"), "a" * 32, 0, path, None, None)
+    assert str(path) in str(caught.value)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]

@@ -1,0 +1,136 @@
+"""Bad input: one sentence with thing, value and remedy, exit code 2, and nothing left behind."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sites.redis_server import free_port
+from tasks.models import fit_pca
+from tests.integration.conftest import ROOT
+
+
+def refuse(tmp_path: Path, *flags: str) -> str:
+    """Return the sentence with which a command is refused."""
+    before = snapshot(tmp_path)
+    environment = {name: value for name, value in os.environ.items() if name != "WAYFINDER_RUN"}
+    ended = subprocess.run(
+        [sys.executable, str(ROOT / "run.py"), *flags],
+        cwd=ROOT,
+        env=environment | {"HOME": str(tmp_path)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stdout == ""
+    (sentence,) = ended.stderr.splitlines()
+    assert sentence.startswith("wayfinder: ")
+    assert snapshot(tmp_path) == before
+    return sentence
+
+
+def snapshot(folder: Path) -> set[Path]:
+    """Everything in a folder, and in the project's runs; an empty directory for keys may stay in the home."""
+    found = {path for where in (folder, ROOT / "runs") for path in where.rglob("*")}
+    return {path for path in found if path.name not in (".wayfinder", ".cache") and ".cache" not in path.parts}
+
+
+def test_unknown_system(tmp_path: Path) -> None:
+    sentence = refuse(tmp_path, "--system", "villin", "--run-dir", str(tmp_path / "run"))
+    assert "--system villin" in sentence
+    assert "alanine-dipeptide" in sentence
+
+
+def test_unknown_site(tmp_path: Path) -> None:
+    sentence = refuse(tmp_path, "--ml-site", "frontier", "--run-dir", str(tmp_path / "run"))
+    assert "site frontier is not known" in sentence
+    assert "local" in sentence
+
+
+@pytest.mark.parametrize("content", [None, "", "no structure\n"])
+def test_unreadable_pdb(tmp_path: Path, content: str | None) -> None:
+    pdb = tmp_path / "mine.pdb"
+    if content is not None:
+        pdb.write_text(content)
+    assert str(pdb) in refuse(tmp_path, "--pdb", str(pdb), "--run-dir", str(tmp_path / "run"))
+
+
+def test_impossible_combination(tmp_path: Path) -> None:
+    assert "--no-proxystore" in refuse(tmp_path, "--no-proxystore", "--infer-ps-backend", "file")
+
+
+def test_run_directory_that_exists(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    sentence = refuse(tmp_path, "--run-dir", str(tmp_path / "run"), "--max-segments", "5")
+    assert f"{tmp_path / 'run'} exists already" in sentence
+
+
+def test_run_directory_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    sentence = refuse(tmp_path, "--run-dir", str(tmp_path / "file" / "deep" / "run"), "--max-segments", "5")
+    assert "cannot be made" in sentence
+    assert "--run-dir" in sentence
+
+
+def test_full_disk(tmp_path: Path) -> None:
+    sentence = refuse(tmp_path, "--min-free-mb", "900000000", "--run-dir", str(tmp_path / "a" / "run"))
+    assert "--min-free-mb" in sentence
+    assert "MB free" in sentence
+
+
+def test_weights_of_another_shape(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.npz"
+    weights.write_bytes(fit_pca(np.random.default_rng(0).normal(size=(50, 7, 3)).astype(np.float32), 4).to_bytes())
+    sentence = refuse(tmp_path, "--aae-weights", str(weights), "--run-dir", str(tmp_path / "run"))
+    assert "7" in sentence
+    assert "10" in sentence
+
+
+def test_weights_that_are_not_there(tmp_path: Path) -> None:
+    sentence = refuse(tmp_path, "--aae-weights", str(tmp_path / "none.pt"), "--run-dir", str(tmp_path / "run"))
+    assert f"--aae-weights {tmp_path / 'none.pt'} cannot be read" in sentence
+
+
+def test_missing_cuda(tmp_path: Path) -> None:
+    import openmm
+
+    names = [openmm.Platform.getPlatform(i).getName() for i in range(openmm.Platform.getNumPlatforms())]
+    if "CUDA" in names:
+        pytest.skip("this machine has OpenMM's CUDA platform")
+    sentence = refuse(tmp_path, "--platform", "CUDA", "--run-dir", str(tmp_path / "run"))
+    assert "CUDA" in sentence
+    assert "Reference" in sentence
+
+
+def test_redis_that_does_not_answer(tmp_path: Path) -> None:
+    port = str(free_port())
+    sentence = refuse(
+        *(tmp_path, "--queue", "redis", "--redishost", "127.0.0.1", "--redisport", port),
+        *("--run-dir", str(tmp_path / "run")),
+    )
+    assert f"127.0.0.1:{port}" in sentence
+
+
+def test_port_that_is_taken(tmp_path: Path) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        sentence = refuse(tmp_path, "--queue", "redis", "--redisport", port, "--run-dir", str(tmp_path / "run"))
+    assert f"port {port}" in sentence
+    assert "--redisport" in sentence
+
+
+def test_store_that_the_site_does_not_reach(tmp_path: Path) -> None:
+    sentence = refuse(tmp_path, "--ml-site", "local-no-redis", "--infer-ps-backend", "redis")
+    assert "--infer-ps-backend redis" in sentence
+    assert "local-no-redis" in sentence
+
+
+def test_unknown_flag(tmp_path: Path) -> None:
+    assert "--max-segmens" in refuse(tmp_path, "--max-segmens", "5")
