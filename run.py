@@ -46,7 +46,7 @@ from campaign.rundir import RunDirectory
 from campaign.settings import Settings
 from campaign.stores import Stores
 from campaign.summary import Summary, describe
-from sites import local, redis_server
+from sites import globus_store, local, redis_server
 from sites.site import REACHES_ALL, Resources, Site
 from tasks import models, systems
 from tasks.errors import BadInput
@@ -233,6 +233,8 @@ def _store_kinds(settings: Settings, sites: dict[Topic, Site]) -> dict[Topic, St
                 f"{', '.join(sorted(site.reaches))}; choose one of these"
             )
         kinds[topic] = kind
+    if settings.ps_globus_config is not None:
+        globus_store.check(settings.ps_globus_config)
     return kinds
 
 

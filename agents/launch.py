@@ -87,7 +87,10 @@ def run_campaign(plan: Plan, signals: Signals) -> Summary:
         ledger = Ledger(plan.run_dir.ledger)
         stack.callback(ledger.close)
         traces = stack.enter_context(Traces(plan.run_dir.path))
-        state, basis = _state(plan, ledger)
+        try:
+            state, basis = _state(plan, ledger)
+        except TaskFailed as error:
+            raise BadInput(str(error)) from error
         thinker = CampaignThinker(queues, Steering(state, basis), traces, plan.run_dir.path)
         try:
             _refuse_problems(plan, _ask(plan, queues, task_server, signals))
@@ -153,7 +156,13 @@ def _server(plan: Plan, queues: Queues) -> server.SafeTaskServer:
 
 
 def _state(plan: Plan, ledger: Ledger) -> tuple[CampaignState, Ref]:
-    """Return the campaign's state, and the address of where walkers begin; system and weights are shipped."""
+    """Return the campaign's state, and the address of where walkers begin; system and weights are shipped.
+
+    Raises
+    ------
+    BadInput
+        When a store does not take them.
+    """
     stores = plan.stores.of
     arrays = plan.prepared.to_arrays()
     shipped: dict[StoreSpec, Ref] = {store: ship(arrays, store) for store in plan.stores.specs}

@@ -29,7 +29,8 @@ def novelty(latent: np.ndarray, n_neighbours: int, measure: Novelty) -> np.ndarr
     if measure == "lof":
         from sklearn.neighbors import LocalOutlierFactor
 
-        return np.asarray(-LocalOutlierFactor(n_neighbors=n_neighbours).fit(latent).negative_outlier_factor_)
+        fitted = LocalOutlierFactor(n_neighbors=n_neighbours).fit(latent)
+        return np.asarray(-fitted.negative_outlier_factor_, dtype=np.float64)
     from sklearn.neighbors import NearestNeighbors
 
     distances, _ = NearestNeighbors(n_neighbors=n_neighbours).fit(latent).kneighbors()

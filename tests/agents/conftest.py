@@ -294,7 +294,9 @@ class Campaign:
             assert replace(send.spec, attempt=1) == before[0]
         elif send.topic == "simulate":
             assert key == 1 + max((s.spec.segment_id for s in self.sent if s.topic == "simulate"), default=-1)
-            assert (send.spec.parent_id, send.spec.parent_frame) not in self.state.quarantine
+            # In lockstep one decision applies several results, and sends after each of them.
+            quarantined = set() if self.settings.lockstep else self.state.quarantine
+            assert (send.spec.parent_id, send.spec.parent_frame) not in quarantined
             self._check_another_is_wanted()
         else:
             assert key >= FIRST_OTHER_ID
@@ -306,7 +308,9 @@ class Campaign:
     def _check_another_is_wanted(self) -> None:
         target = self.state.target_segments
         if target is not None and self.state.model_version >= self.settings.min_model_versions:
-            assert self.state.counts.segments + self.steering.simulate.n_pending <= target, "more was sent than needed"
+            assert self.state.counts.segments + self.steering.simulate.n_pending <= target, (
+                "more was sent than needed"
+            )
 
     def check(self) -> None:
         in_flight = {(topic, key) for topic, agent in self.steering.agents.items() for key in agent.in_flight}

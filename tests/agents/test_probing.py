@@ -71,7 +71,9 @@ def test_what_the_executor_itself_says_comes_first():
 
 
 def test_each_executor_is_asked_once_and_about_what_it_will_do():
-    asked = {question.destination.executor: question.spec for question in questions(DESTINATIONS, "CUDA", (FILE, REDIS))}
+    asked = {
+        question.destination.executor: question.spec for question in questions(DESTINATIONS, "CUDA", (FILE, REDIS))
+    }
     assert list(asked) == ["cpu", "gpu", "host"]
     assert {name: spec.role for name, spec in asked.items()} == {"cpu": "md", "gpu": "ml", "host": "host"}
     assert {name: spec.platform for name, spec in asked.items()} == {"cpu": "CUDA", "gpu": "", "host": ""}

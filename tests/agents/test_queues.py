@@ -13,16 +13,8 @@ from colmena.queue.python import PipeQueues
 from colmena.queue.redis import RedisQueues
 
 from agents.queues import TOPICS, pipe_queues, redis_queues
-from sites import redis_server
 
 LARGE = 400_000
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    started = redis_server.start(None, tmp_path_factory.mktemp("redis") / "redis.log")
-    yield started
-    started.stop()
 
 
 @pytest.fixture(params=["pipe", "redis"])
@@ -30,8 +22,8 @@ def queues(request):
     if request.param == "pipe":
         yield pipe_queues()
         return
-    server = request.getfixturevalue("server")
-    made = redis_queues(server.host, server.port, "run-1:queue")
+    redis_server = request.getfixturevalue("redis_server")
+    made = redis_queues(redis_server.host, redis_server.port, "run-1:queue")
     yield made
     made.flush()
 
@@ -159,8 +151,8 @@ def test_every_topic_has_a_queue(queues):
     assert set(TOPICS) <= queues.topics
 
 
-def test_redis_is_waited_for_without_end_also_by_the_task_server(server):
-    queues = redis_queues(server.host, server.port, "run-2:queue")
+def test_redis_is_waited_for_without_end_also_by_the_task_server(redis_server):
+    queues = redis_queues(redis_server.host, redis_server.port, "run-2:queue")
     theirs = pickle.loads(pickle.dumps(queues))  # noqa: S301  # how it reaches another process
     for side in (queues, theirs):
         # redis-py's default of 5 s, with its retries, raises after a minute of idleness: nothing catches that.
@@ -175,14 +167,14 @@ def test_redis_is_waited_for_without_end_also_by_the_task_server(server):
     assert (topic, task.args) == ("simulate", ("at last",))
 
 
-def test_queues_of_two_campaigns_on_one_server_do_not_meet(server):
-    one, other = (redis_queues(server.host, server.port, f"run-{name}:queue") for name in "ab")
+def test_queues_of_two_campaigns_on_one_server_do_not_meet(redis_server):
+    one, other = (redis_queues(redis_server.host, redis_server.port, f"run-{name}:queue") for name in "ab")
     one.send_inputs("for a", method="m", topic="simulate")
     other.send_inputs("for b", method="m", topic="simulate")
     _, task = other.get_task(timeout=5)
     task.deserialize()
     assert task.args == ("for b",)
-    with redis.Redis(server.host, server.port) as client:
+    with redis.Redis(redis_server.host, redis_server.port) as client:
         client.set("somebody's", "key")
         assert client.llen("run-a:queue_requests") == 1
         one.flush()

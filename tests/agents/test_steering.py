@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from agents.topic import task_id
 from campaign.ledger import Ledger
 
-MANY = settings(max_examples=40, deadline=None)
+MANY = settings(max_examples=120, deadline=None)
 
 SHAPES = {
     "slots": st.integers(1, 3),
@@ -276,9 +276,9 @@ def test_trace_lines_are_what_the_ledger_holds(make_campaign):
         assert key in infos[topic]
         assert {"attempt", "executor", "site", "payload_bytes", "proxied"} <= infos[topic].keys()
     wanted = {
-        "segment_id", "parent_id", "parent_frame", "walker_id", "iteration", "attempt", "executor", "site", "n_frames",
-        "n_atoms", "simulated_ps", "payload_bytes", "proxied", "model_version", "novelty", "mean_temperature_K",
-        "potential_energy_kj_mol",
+        "segment_id", "parent_id", "parent_frame", "walker_id", "iteration", "attempt", "executor", "site",
+        "n_frames", "n_atoms", "simulated_ps", "payload_bytes", "proxied", "model_version", "novelty",
+        "mean_temperature_K", "potential_energy_kj_mol",
     }  # fmt: skip
     assert wanted <= infos["simulate"].keys()
 

@@ -100,7 +100,9 @@ def test_artifacts_are_added_and_dropped_by_path(ledger, rows):
     with ledger.transaction():
         ledger.add_task(FIRST_OTHER_ID, "infer", "gpu")
         for number in (1, 2):
-            ledger.add_artifact(FIRST_OTHER_ID, "reference", FileRecord(f"models/{number}.npz", "ab" * 32, 10 * number))
+            ledger.add_artifact(
+                FIRST_OTHER_ID, "reference", FileRecord(f"models/{number}.npz", "ab" * 32, 10 * number)
+            )
         ledger.drop_artifact("models/1.npz")
     assert rows("SELECT task_id, kind, path, sha256, bytes FROM artifact") == [
         (FIRST_OTHER_ID, "reference", "models/2.npz", "ab" * 32, 20)
@@ -122,11 +124,16 @@ def test_a_task_is_recorded_once(ledger, rows):
 def test_nothing_is_kept_of_a_decision_that_failed(ledger, rows, error):
     with ledger.transaction():
         ledger.add_task(1, "train", "gpu")
-    with pytest.raises(error), ledger.transaction():
-        ledger.add_task(2, "infer", "gpu")
-        ledger.set_state(1, "complete")
-        ledger.set_meta("key", "value")
-        raise error
+
+    def decide():
+        with ledger.transaction():
+            ledger.add_task(2, "infer", "gpu")
+            ledger.set_state(1, "complete")
+            ledger.set_meta("key", "value")
+            raise error
+
+    with pytest.raises(error):
+        decide()
     assert rows("SELECT id, state FROM task") == [(1, "running")]
     assert rows("SELECT count(*) FROM meta") == [(1,)]
     with ledger.transaction():
@@ -148,9 +155,14 @@ def test_a_full_disk_leaves_the_ledger_usable(ledger, rows):
         ledger.add_task(1, "train", "gpu")
     (pages,) = ledger._db.execute("PRAGMA page_count").fetchone()
     ledger._db.execute(f"PRAGMA max_page_count={pages}")
-    with pytest.raises(sqlite3.OperationalError, match="full"), ledger.transaction():
-        ledger.set_state(1, "complete")
-        ledger.set_meta("key", "x" * 100_000)
+
+    def decide():
+        with ledger.transaction():
+            ledger.set_state(1, "complete")
+            ledger.set_meta("key", "x" * 100_000)
+
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        decide()
     ledger._db.execute(f"PRAGMA max_page_count={pages + 100}")
     ledger.abandon_running()
     assert rows("SELECT id, state FROM task") == [(1, "ready")]

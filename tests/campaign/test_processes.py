@@ -31,7 +31,9 @@ def started():
         environment |= {"SPT_NOENV": "1"}
         if run_id is not None:
             environment[RUN_VARIABLE] = run_id
-        process = subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True
+        )
         processes.append(process)
         process.first_line = process.stdout.readline().strip()
         return process

@@ -5,7 +5,6 @@ import pytest
 from redis import Redis
 
 from campaign.stores import Stores
-from sites import redis_server
 from tasks.errors import BadInput, Unreachable
 from tasks.transport import fetch, ship
 
@@ -13,28 +12,21 @@ KINDS = {"simulate": "redis", "infer": "file", "train": "file"}
 ARRAYS = {"positions": np.arange(6.0).reshape(1, 2, 3)}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    started = redis_server.start(None, tmp_path_factory.mktemp("redis") / "redis.log")
-    yield started
-    started.stop()
-
-
 @pytest.fixture
-def make(tmp_path, server):
+def make(tmp_path, redis_server):
     def stores(run_id="a" * 32, kinds=KINDS, name="store"):
-        return Stores(kinds, run_id, 1000, tmp_path / name, (server.host, server.port), None)
+        return Stores(kinds, run_id, 1000, tmp_path / name, (redis_server.host, redis_server.port), None)
 
     return stores
 
 
-def test_topics_of_one_kind_share_a_store(make, tmp_path, server):
+def test_topics_of_one_kind_share_a_store(make, tmp_path, redis_server):
     stores = make()
     assert stores.of["infer"] is stores.of["train"]
     assert {spec.kind for spec in stores.specs} == {"file", "redis"}
     assert len(stores.specs) == 2
     assert dict(stores.of["infer"].options) == {"store_dir": str(tmp_path / "store")}
-    assert dict(stores.of["simulate"].options) == {"hostname": server.host, "port": str(server.port)}
+    assert dict(stores.of["simulate"].options) == {"hostname": redis_server.host, "port": str(redis_server.port)}
     assert {spec.threshold for spec in stores.specs} == {1000}
 
 
@@ -67,13 +59,13 @@ def test_a_second_sweep_finds_nothing(make):
     assert stores.sweep() == (0, 0)
 
 
-def test_other_runs_and_other_peoples_data_are_left_alone(make, tmp_path, server):
+def test_other_runs_and_other_peoples_data_are_left_alone(make, tmp_path, redis_server):
     ours, theirs = make("a" * 32, name="ours"), make("b" * 32, name="theirs")
     kept = [ship(ARRAYS, theirs.of[topic]) for topic in ("simulate", "infer")]
     for topic in ("simulate", "infer"):
         ship(ARRAYS, ours.of[topic])
     (tmp_path / "notes.txt").write_text("mine")
-    with Redis(server.host, server.port) as client:
+    with Redis(redis_server.host, redis_server.port) as client:
         client.set("somebody's", "key")
         client.set("wayfinder-aaaaaaaaaaaaX:key", "a name that only begins alike")
         assert ours.sweep()[1] == 0
@@ -83,7 +75,7 @@ def test_other_runs_and_other_peoples_data_are_left_alone(make, tmp_path, server
             np.testing.assert_array_equal(fetch(ref)["positions"], ARRAYS["positions"])
         assert (tmp_path / "notes.txt").read_text() == "mine"
         assert theirs.sweep() == (2, 0)
-        client.flushall()
+        client.delete("somebody's", "wayfinder-aaaaaaaaaaaaX:key")
 
 
 @pytest.mark.parametrize("below", ["store", "a/b"])
