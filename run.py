@@ -157,6 +157,7 @@ def _run(
             stack.enter_context(_logging(run_dir.log))
             run_dir.write_inputs(settings.as_config(), prepared.topology_pdb)
             plan = _plan(settings, sites, kinds, run_dir, prepared, began, stack)
+            print(_announcement(settings, prepared, run_dir), flush=True)
             summary = run_campaign(plan, signals)
             reach("before-summary")
             run_dir.write_json("summary.json", summary.as_dict())
@@ -164,6 +165,20 @@ def _run(
         run_dir.remove()
         raise
     return run_dir, summary
+
+
+def _announcement(settings: Settings, prepared: systems.PreparedSystem, run_dir: RunDirectory) -> str:
+    limits = {
+        "segments": settings.max_segments,
+        "ns": settings.max_ns,
+        "minutes": settings.max_minutes,
+        "model versions": settings.min_model_versions or None,
+    }
+    until = ", ".join(f"{limit:g} {unit}" for unit, limit in limits.items() if limit is not None)
+    return (
+        f"{prepared.name}: {prepared.n_atoms} atoms on {prepared.platform}, policy {settings.policy}, "
+        f"until {until or 'it is told to end'}; watch {run_dir.log}"
+    )
 
 
 def _plan(

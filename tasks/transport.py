@@ -218,7 +218,7 @@ def _globus_connector(config: str) -> Any:
 
     try:
         return GlobusConnector(GlobusEndpoints.from_json(config), clear=False)
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:  # no file, no JSON, or another's
         raise BadInput(f"Globus store of {config} cannot be opened: {error}; mend that file") from error
 
 

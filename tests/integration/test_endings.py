@@ -1,6 +1,7 @@
 """However a campaign ends: in order, with its reason, resumable, and with no process left behind."""
 
 import json
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -63,7 +64,8 @@ def test_a_signal_ends_the_campaign_in_order(campaign: Start, number: signal.Sig
     run = campaign(*LONG)
     run.until_segments(10)
     run_id = run.run_id
-    run.process.send_signal(number)
+    # As a terminal does it: the whole foreground group gets the signal.
+    os.killpg(run.process.pid, number)
     assert run.wait(40) == code
     assert_ended_in_order(run, "interrupted")
     assert run.processes(run_id) == []
