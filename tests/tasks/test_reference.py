@@ -121,3 +121,10 @@ def test_every_frame_is_kept_with_equal_chance(batches: tuple[int, ...]) -> None
     wanted = stats.hypergeom(n_frames, 26, capacity)
     assert late.mean() == pytest.approx(wanted.mean(), abs=4 * wanted.std() / np.sqrt(n_draws))
     assert late.var() == pytest.approx(wanted.var(), rel=0.15)
+
+
+def test_the_first_frame_beyond_the_capacity_has_no_advantage() -> None:
+    rng = np.random.default_rng(9)
+    draws = np.array([kept_after((2, 1), 2, rng) for _ in range(2000)])
+    # Each of three frames is kept twice in three draws, with a standard error of 0.0105.
+    assert np.bincount(draws.ravel()) / 2000 == pytest.approx(2 / 3, abs=0.04)
