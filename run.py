@@ -335,7 +335,7 @@ def _run_control(
         return f"control: plain MD ended {summary.status}: {summary.reason}"
     ratio = steered.coverage.value / summary.coverage.value
     return (
-        f"plain MD of equal length ({summary.simulated_ns:.3f} ns), {describe(summary.coverage)}; "
+        f"plain MD of equal length ({summary.simulated_ns:.3f} ns), coverage: {describe(summary.coverage)}; "
         f"steered / plain = {ratio:.2f} (one run each, one seed; steered frames are unweighted)"
     )
 

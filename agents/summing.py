@@ -25,7 +25,7 @@ def snapshot(steering: Steering) -> Snapshot:
             target=state.target_segments,
             simulated_ns=state.counts.simulated_ps / 1000,
             elapsed_s=time.monotonic() - state.began,
-            coverage="coverage not yet known" if state.coverage is None else describe(state.coverage),
+            coverage="not yet known" if state.coverage is None else describe(state.coverage),
             model_version=state.model_version,
             busy=len(steering.simulate.in_flight),
             slots=steering.simulate.destination.slots,

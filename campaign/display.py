@@ -47,7 +47,7 @@ class Snapshot:
         of = "" if self.target is None else f"/{self.target}"
         return (
             f"{self.elapsed_s:6.0f} s  {self.segments}{of} segments  {self.simulated_ns:.3f} ns  "
-            f"{self.ns_per_day:.1f} ns/day  {self.coverage}  model {self.model_version}  "
+            f"{self.ns_per_day:.1f} ns/day  coverage {self.coverage}  model {self.model_version}  "
             f"{min(self.busy, self.slots)}/{self.slots} workers busy  {self.failures} failed attempts"
         )
 

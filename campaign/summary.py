@@ -55,12 +55,12 @@ class Summary:
             kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.failures.items()))
             told.append(f"failed attempts: {kinds or 'none'}; quarantined starts: {self.quarantined}")
         if self.coverage is not None:
-            told.append(describe(self.coverage))
+            told.append(f"coverage: {describe(self.coverage)}")
         return told
 
 
 def describe(coverage: Coverage) -> str:
     """Return coverage in words."""
     if coverage.cells_deg is None:
-        return f"coverage: {coverage.value:.0f} cells of the first two principal components"
-    return f"coverage: {coverage.value:.0f} phi/psi cells of {coverage.cells_deg} degrees"
+        return f"{coverage.value:.0f} cells of the first two principal components"
+    return f"{coverage.value:.0f} phi/psi cells of {coverage.cells_deg} degrees"

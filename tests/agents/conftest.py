@@ -162,12 +162,23 @@ class Campaign:
 
     def end(self) -> None:
         """Drop what is held at the end; nothing that was ever made may be left then."""
-        for ref in self.state.holds.drop_all():
+        left = self.state.holds.drop_all()
+        if self.steering.finished and not self.state.quiet:
+            assert set(left) <= self._kept_throughout(), "data of the past were kept to the end"
+        for ref in left:
             self.evict(ref)
         assert self.stored == set()
         assert len(self.state.holds) == 0
         n_made = sum(ref.data is None for ref in self.made)
         assert (self.state.holds.created, self.state.holds.evicted) == (n_made, n_made)
+
+    def _kept_throughout(self) -> set[Ref | None]:
+        """Return what a campaign may hold although nothing is out: never more than of the present."""
+        state = self.state
+        ends = {walker.own.ref for walker in self.steering.simulate.walkers}
+        candidates = None if state.candidates is None else state.candidates.ref
+        system = state.molecule.refs["simulate"]
+        return {system, self.basis, state.reference, state.model, candidates, *ends}
 
     # What the workers do ----------------------------------------------------------------------------------------
 

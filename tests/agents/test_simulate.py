@@ -142,6 +142,18 @@ def test_a_quarantined_candidate_is_passed_over(make_campaign):
     assert (sent.spec.parent_id, sent.spec.parent_frame) == campaign.steering.simulate.walkers[0].own.origin
 
 
+def test_a_candidate_is_taken_although_another_is_quarantined(make_campaign):
+    campaign = make_campaign(walkers=1, slots=1, infer_every=1, max_attempts=1, candidates_per_walker=2)
+    campaign.answer(campaign.out("simulate")[0])
+    campaign.answer(campaign.out("infer")[0])
+    assert len(campaign.state.candidates.ids) == 2
+    campaign.answer(campaign.out("simulate")[0])
+    lost = campaign.out("simulate")[0].spec
+    (sent,) = failed_for_good(campaign, campaign.out("simulate")[0])
+    assert sent.info["steered"] is True
+    assert (sent.spec.start, sent.spec.start_row) == (lost.start, 1 - lost.start_row)
+
+
 def test_a_walker_without_a_start_takes_another_walkers(make_campaign):
     campaign = make_campaign(walkers=3, slots=2, max_attempts=1, policy="plain")
     first, second, third = campaign.out("simulate")

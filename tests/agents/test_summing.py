@@ -105,13 +105,13 @@ def test_a_snapshot_tells_how_it_stands(make_campaign):
     campaign = make_campaign(max_segments=30, infer_every=1, retrain_every=1, slots=2)
     now = snapshot(campaign.steering)
     assert (now.segments, now.target, now.busy, now.slots) == (0, 30, 4, 2)
-    assert now.coverage == "coverage not yet known"
+    assert now.coverage == "not yet known"
     campaign.answer(campaign.out("simulate")[0], "nan")
     campaign.answer(campaign.out("simulate")[0])
     campaign.answer(campaign.out("infer")[0])
     campaign.answer(campaign.out("train")[0])
     now = snapshot(campaign.steering)
     assert (now.segments, now.failures, now.model_version) == (1, 1, 1)
-    assert now.coverage == "coverage: 1 phi/psi cells of 15 degrees"
+    assert now.coverage == "1 phi/psi cells of 15 degrees"
     assert now.simulated_ns == pytest.approx(campaign.state.dynamics.segment_ps / 1000)
     assert now.elapsed_s >= 0

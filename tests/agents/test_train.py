@@ -95,6 +95,16 @@ def test_a_campaign_that_cannot_make_its_versions_fails(make_campaign):
     campaign.end()
 
 
+def test_nothing_is_trained_once_the_campaign_is_ending(make_campaign):
+    campaign = make_campaign(infer_every=1, retrain_every=1, max_minutes=1.0, max_segments=50)
+    campaign.answer(campaign.out("simulate")[0])
+    campaign.state.began -= 61
+    campaign.take(campaign.steering.keep_time())
+    outbox = campaign.answer(campaign.out("infer")[0])
+    assert outbox.sends == []
+    assert campaign.state.observed_segments == 1
+
+
 def test_a_training_cut_short_by_the_end_is_no_failure(make_campaign):
     campaign = make_campaign(infer_every=1, retrain_every=1, max_attempts=2, min_model_versions=3)
     send = until_training(campaign)

@@ -15,7 +15,7 @@ NOW = Snapshot(
     target=504,
     simulated_ns=0.02,
     elapsed_s=8.0,
-    coverage="coverage: 12 phi/psi cells of 15 degrees",
+    coverage="12 phi/psi cells of 15 degrees",
     model_version=2,
     busy=4,
     slots=2,
@@ -23,7 +23,7 @@ NOW = Snapshot(
 )
 
 LINE = (
-    "     8 s  10/504 segments  0.020 ns  216.0 ns/day  coverage: 12 phi/psi cells of 15 degrees  model 2  "
+    "     8 s  10/504 segments  0.020 ns  216.0 ns/day  coverage 12 phi/psi cells of 15 degrees  model 2  "
     "2/2 workers busy  1 failed attempts"
 )
 

@@ -150,6 +150,20 @@ def test_readers_see_a_decision_whole_and_are_never_locked_out(ledger, rows):
     assert rows("SELECT count(*) FROM task JOIN attempt ON id = task_id") == [(1,)]
 
 
+def test_a_reader_in_the_midst_of_reading_holds_nobody_up(path, ledger):
+    reader = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
+    reader.execute("BEGIN")
+    assert reader.execute("SELECT count(*) FROM task").fetchone() == (0,)
+    began = time.monotonic()
+    with ledger.transaction():
+        ledger.add_task(1, "train", "gpu")
+    assert time.monotonic() - began < 5
+    assert reader.execute("SELECT count(*) FROM task").fetchone() == (0,)
+    reader.execute("COMMIT")
+    assert reader.execute("SELECT count(*) FROM task").fetchone() == (1,)
+    reader.close()
+
+
 def test_a_full_disk_leaves_the_ledger_usable(ledger, rows):
     with ledger.transaction():
         ledger.add_task(1, "train", "gpu")

@@ -59,6 +59,16 @@ def test_a_second_sweep_finds_nothing(make):
     assert stores.sweep() == (0, 0)
 
 
+def test_the_control_of_a_run_uses_the_same_stores_again(make):
+    first = make()
+    ship(ARRAYS, first.of["infer"])
+    first.sweep()
+    again = make()
+    assert again.specs == first.specs
+    np.testing.assert_array_equal(fetch(ship(ARRAYS, again.of["infer"]))["positions"], ARRAYS["positions"])
+    assert again.sweep() == (1, 0)
+
+
 def test_other_runs_and_other_peoples_data_are_left_alone(make, tmp_path, redis_server):
     ours, theirs = make("a" * 32, name="ours"), make("b" * 32, name="theirs")
     kept = [ship(ARRAYS, theirs.of[topic]) for topic in ("simulate", "infer")]

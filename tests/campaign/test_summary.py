@@ -90,4 +90,4 @@ def test_lines_leave_out_what_did_not_happen():
 
 
 def test_coverage_without_dihedrals_is_of_principal_components():
-    assert describe(Coverage("pc", 12.0, None)) == "coverage: 12 cells of the first two principal components"
+    assert describe(Coverage("pc", 12.0, None)) == "12 cells of the first two principal components"
