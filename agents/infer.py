@@ -88,7 +88,11 @@ class InferAgent(TopicAgent[EmbedSpec, EmbedResult]):
             state.hold(result.starts, "offered")
             state.offered.append(
                 CandidateSet(
-                    result.starts, result.start_ids, np.array(result.scores), np.zeros(len(result.scores), np.int64)
+                    spec.reference_number,
+                    result.starts,
+                    result.start_ids,
+                    np.array(result.scores),
+                    np.zeros(len(result.scores), np.int64),
                 )
             )
 

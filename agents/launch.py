@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from parsl.config import Config
 from parsl.executors.base import ParslExecutor
+from redis import RedisError
 
 from agents import probing, server
 from agents.policies import policy
@@ -101,7 +102,7 @@ def run_campaign(plan: Plan, signals: Signals) -> Summary:
             seconds = time.monotonic() - plan.began
             ledger.abandon_running()
             _end_processes(plan, task_server, queues)
-            _empty_stores(plan, state)
+            _empty_stores(plan, state, queues)
         logger.info("ended after %.0f s: %s", seconds, state.failure or state.ending or "the target was reached")
         return summarise(plan.settings, state, queues, signals.first, plan.began, seconds)
 
@@ -135,7 +136,7 @@ def _queues(plan: Plan) -> Queues:
     if plan.settings.queue == "pipe":
         return pipe_queues()
     assert plan.redis is not None  # the settings ask for Redis, so the plan has one
-    return redis_queues(plan.redis[0], plan.redis[1], f"wayfinder-{plan.run_id[:12]}:queue")
+    return redis_queues(plan.redis[0], plan.redis[1], f"wayfinder-queues-{plan.run_id[:12]}")
 
 
 def _server(plan: Plan, queues: Queues) -> server.SafeTaskServer:
@@ -241,13 +242,14 @@ def _end_processes(plan: Plan, task_server: server.SafeTaskServer, queues: Queue
     shutil.rmtree(plan.private_dir, ignore_errors=True)
 
 
-def _empty_stores(plan: Plan, state: CampaignState) -> None:
-    """Evict what is held, and what attempts that were killed left behind."""
+def _empty_stores(plan: Plan, state: CampaignState, queues: Queues) -> None:
+    """Evict what is held, what attempts that were killed left behind, and messages that nobody will read."""
     try:
+        queues.flush()
         for ref in state.holds.drop_all():
             evict(ref)
         swept, left = plan.stores.sweep()
-    except TaskFailed as error:
+    except (TaskFailed, RedisError) as error:
         # A Redis server that is gone has nothing left to empty.
         logger.warning("a store could not be emptied: %s", error)
         return

@@ -87,8 +87,9 @@ class Walker:
 
 @dataclass(slots=True)
 class CandidateSet:
-    """Starts offered by the latest inference."""
+    """Starts offered by an inference; ``number`` counts inferences."""
 
+    number: int
     ref: Ref
     ids: tuple[tuple[int, int], ...]
     scores: np.ndarray
@@ -164,7 +165,6 @@ class Counts:
     inferences: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     quarantined: int = 0
-    given_up: int = 0
     compute_s: dict[tuple[str, Topic], float] = field(default_factory=lambda: defaultdict(float))
     first_started: float | None = None
     last_ended: float | None = None

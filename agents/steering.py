@@ -135,7 +135,9 @@ class Steering:
 
     def _offer(self, offer: CandidateSet, reachable: Ref | None) -> None:
         state = self.state
-        if reachable is not None:
+        # Moves of two offers may end in either order.
+        newer = state.candidates is None or offer.number > state.candidates.number
+        if reachable is not None and newer:
             state.hold(reachable, "candidates")
             if state.candidates is not None:
                 state.release([state.candidates.ref], "candidates")

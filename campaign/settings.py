@@ -208,7 +208,7 @@ class Settings(BaseModel):
     min_model_versions: int = _setting(
         "limits",
         0,
-        "do not stop at a limit before this many models were trained",
+        "do not stop at --max-segments or --max-ns before this many models were trained",
         "models",
         default_text="0; 3 if no limit is set",
         ge=0,

