@@ -8,28 +8,38 @@ import time
 
 _BEGAN = time.monotonic()
 
-if __name__ == "__main__" and "WAYFINDER_RUN" not in os.environ:
-    # Start over with the run's id in the environment, where every process of the run inherits it; with one thread per
-    # library; and with the environment's programs (Parsl's interchange) on PATH.
-    import uuid
+if __name__ == "__main__":
+    import signal
 
-    _scripts = os.path.dirname(sys.executable)
-    _threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    _path = os.pathsep.join([_scripts, os.environ.get("PATH", os.defpath)])
-    os.execve(
-        sys.executable,
-        [sys.executable, *sys.argv],
+    if os.environ.get("WAYFINDER_STARTED") != str(os.getpid()):
+        # Start over with a new run's id in the environment, where every process of the run inherits it; with one
+        # thread per library; and with the environment's programs (Parsl's interchange) on PATH. The process keeps its
+        # number, by which it knows that it has started over.
+        import uuid
+
+        _threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        os.environ |= _threads
+        os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
+        os.environ["WAYFINDER_STARTED"] = str(os.getpid())
+        os.environ["WAYFINDER_RUN"] = uuid.uuid4().hex
         # Parsl names its processes with setproctitle, which would write over the id unless told to spare it.
-        {**os.environ, **_threads, "PATH": _path, "WAYFINDER_RUN": uuid.uuid4().hex, "SPT_NOENV": "1"},
-    )
+        os.environ["SPT_NOENV"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.argv])
+    # Until the campaign takes signals over, there is nothing to end in order.
+    for _number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(_number, lambda number, frame: os._exit(128 + number))
 
 import json
 import logging
+import re
+import secrets
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +51,9 @@ from agents.probing import ProbeFailed, problems
 from agents.state import Destination
 from agents.supervisor import Signals
 from campaign.cli import Command, parse
+from campaign.display import tell
 from campaign.faults import reach
+from campaign.preparing import prepare_aside
 from campaign.rundir import RunDirectory
 from campaign.settings import Settings
 from campaign.stores import Stores
@@ -51,6 +63,7 @@ from sites.site import REACHES_ALL, Resources, Site
 from tasks import models, systems
 from tasks.errors import BadInput
 from tasks.messages import StoreKind, Topic
+from tasks.transport import PASSWORD_VARIABLE
 
 RUNS = Path(__file__).parent / "runs"
 
@@ -61,31 +74,52 @@ def main(argv: list[str]) -> int:
     """Run a command and return its exit code."""
     try:
         command = parse(argv)
-        return probe(command) if command.verb == "probe" else start(command)
+        with Signals() as signals:
+            run = probe if command.verb == "probe" else start
+            return run(command, signals)
+    except Interrupted as error:
+        return error.exit_code
     except BadInput as error:
         print(f"wayfinder: {error}", file=sys.stderr)
         return BAD_INPUT
 
 
-def start(command: Command) -> int:
+class Interrupted(Exception):
+    """A signal came before anything was begun."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"signal {number}")
+        self.exit_code = 128 + number
+
+
+def start(command: Command, signals: Signals) -> int:
     """Run a campaign, and its control if one is asked for."""
     settings = command.settings
-    with Signals() as signals:
-        prepared = systems.prepare(_system_spec(settings))
-        _check_weights(settings, prepared)
-        run_dir, summary = _run(settings, command.run_dir, prepared, signals, _BEGAN)
-        print("\n".join(summary.lines()))
-        if settings.control and summary.status == "complete":
-            print(_run_control(settings, run_dir, summary, prepared, signals))
-        print(f"run directory: {run_dir.path}", flush=True)
-        return _exit_code(summary, signals)
+    prepared = _prepare(settings, signals)
+    run_dir, summary = _run(settings, command.run_dir, prepared, signals, _BEGAN)
+    tell("\n".join(summary.lines()))
+    if settings.control and summary.status == "complete":
+        tell(_run_control(settings, run_dir, summary, prepared, signals))
+    tell(f"run directory: {run_dir.path}")
+    return _exit_code(summary, signals)
 
 
-def probe(command: Command) -> int:
+def _prepare(settings: Settings, signals: Signals) -> systems.PreparedSystem:
+    answer = prepare_aside(_system_spec(settings), lambda: signals.first is not None)
+    if answer is None or signals.first is not None:
+        raise Interrupted(signals.first or signal.SIGINT)
+    prepared, notes = answer
+    for note in notes:
+        tell(note)
+    _check_weights(settings, prepared)
+    return prepared
+
+
+def probe(command: Command, signals: Signals) -> int:
     """Ask every executor what it is, print that, and leave nothing behind."""
     settings = command.settings
-    with Signals() as signals, tempfile.TemporaryDirectory(prefix="wayfinder-") as folder, ExitStack() as stack:
-        prepared = systems.prepare(_system_spec(settings))
+    prepared = _prepare(settings, signals)
+    with tempfile.TemporaryDirectory(prefix="wayfinder-") as folder, ExitStack() as stack:
         sites = _sites(settings)
         run_dir = RunDirectory.create(Path(folder) / "probe", RUNS, prepared.name, 0)
         stack.enter_context(_logging(run_dir.log))
@@ -98,7 +132,7 @@ def probe(command: Command) -> int:
         finally:
             plan.stores.sweep()
     told = {label: {**asdict(report), "problems": problems(report)} for label, report in reports.items()}
-    print(json.dumps(told, indent=2) if command.json else "\n".join(_told(told)))
+    tell(json.dumps(told, indent=2) if command.json else "\n".join(_told(told)))
     return BAD_INPUT if any(report["problems"] for report in told.values()) else COMPLETE
 
 
@@ -116,18 +150,40 @@ def _told(reports: dict[str, dict[str, Any]]) -> Iterator[str]:
 
 def _system_spec(settings: Settings) -> systems.SystemSpec:
     if settings.system is not None:
-        return systems.named_system(
-            settings.system, temperature_K=settings.temperature, platform=settings.platform, seed=settings.seed
+        molecule = systems.named_system(settings.system)
+    else:
+        files = settings.amber or settings.gromacs or settings.openmm_system or (settings.pdb,)
+        molecule = systems.SystemSpec(
+            name=settings.sequence or (files[0].stem if files[0] else ""),
+            sequence=settings.sequence,
+            cap=settings.cap,
+            pdb=None if settings.pdb is None else str(settings.pdb),
+            amber=_as_text(settings.amber),
+            gromacs=_as_text(settings.gromacs),
+            openmm_system=_as_text(settings.openmm_system),
         )
-    return systems.SystemSpec(
-        name=settings.sequence or (settings.pdb.stem if settings.pdb else ""),
-        sequence=settings.sequence,
-        cap=settings.cap,
-        pdb=None if settings.pdb is None else str(settings.pdb),
+    return replace(
+        molecule,
+        solvent=settings.solvent,
+        padding_nm=_or_default(settings.padding_nm, molecule.padding_nm),
+        ionic_strength_M=_or_default(settings.ionic_strength, molecule.ionic_strength_M),
+        pressure_bar=_or_default(settings.pressure_bar, molecule.pressure_bar),
+        force_field=settings.forcefield or (),
+        features=settings.features,
+        store=settings.store,
+        starts=tuple(map(str, settings.start or ())),
         temperature_K=settings.temperature,
         platform=settings.platform,
         seed=settings.seed,
     )
+
+
+def _or_default(given: float | None, default: float) -> float:
+    return default if given is None else given
+
+
+def _as_text(files: tuple[Path, Path] | None) -> systems.Files | None:
+    return None if files is None else (str(files[0]), str(files[1]))
 
 
 def _check_weights(settings: Settings, prepared: systems.PreparedSystem) -> None:
@@ -154,17 +210,37 @@ def _run(
     run_dir = RunDirectory.create(named, RUNS, prepared.name, settings.min_free_mb * 1_000_000)
     try:
         with ExitStack() as stack:
-            stack.enter_context(_logging(run_dir.log))
-            run_dir.write_inputs(settings.as_config(), prepared.topology_pdb)
-            plan = _plan(settings, sites, kinds, run_dir, prepared, began, stack)
-            print(_announcement(settings, prepared, run_dir), flush=True)
+            plan = _set_up(settings, sites, kinds, run_dir, prepared, began, stack)
+            tell(_announcement(settings, prepared, run_dir))
             summary = run_campaign(plan, signals)
             reach("before-summary")
-            run_dir.write_json("summary.json", summary.as_dict())
+            try:
+                run_dir.write_json("summary.json", summary.as_dict())
+            except OSError as error:
+                reason = f"summary.json could not be written: {error.strerror}; {summary.reason or ''}".rstrip("; ")
+                summary = replace(summary, status="failed", reason=reason)
     except BadInput:
         run_dir.remove()
         raise
     return run_dir, summary
+
+
+def _set_up(
+    settings: Settings,
+    sites: dict[Topic, Site],
+    kinds: dict[Topic, StoreKind],
+    run_dir: RunDirectory,
+    prepared: systems.PreparedSystem,
+    began: float,
+    stack: ExitStack,
+) -> Plan:
+    """Return the plan, with the inputs written and the log open."""
+    try:
+        stack.enter_context(_logging(run_dir.log))
+        run_dir.write_inputs(settings.as_config(), prepared.topology_pdb)
+        return _plan(settings, sites, kinds, run_dir, prepared, began, stack)
+    except OSError as error:
+        raise BadInput(f"run directory {run_dir.path} cannot be used: {error.strerror or error}") from error
 
 
 def _announcement(settings: Settings, prepared: systems.PreparedSystem, run_dir: RunDirectory) -> str:
@@ -192,14 +268,17 @@ def _plan(
 ) -> Plan:
     """Return what the campaign needs; servers that are started here end with the stack."""
     run_id = os.environ["WAYFINDER_RUN"]
+    private_dir = _private_dir(run_id)
+    stack.callback(shutil.rmtree, private_dir, ignore_errors=True)
+    for path in (run_dir.path, private_dir):
+        _refuse_unquotable(path)
     redis = _redis(settings, kinds, run_dir, stack)
     file_dir = (
         run_dir.proxystore if settings.ps_file_dir is None else settings.ps_file_dir / f"wayfinder-{run_id[:12]}"
     )
     address = None if redis is None else (redis.host, redis.port)
     stores = Stores(kinds, run_id, settings.ps_threshold, file_dir, address, settings.ps_globus_config)
-    private_dir = _private_dir(run_id)
-    stack.callback(shutil.rmtree, private_dir, ignore_errors=True)
+    stack.callback(stores.remove)
     resources = Resources(
         settings.simulate_workers,
         settings.ml_workers,
@@ -291,9 +370,21 @@ def _redis(
         return None
     if settings.redishost is not None:
         return redis_server.connect(settings.redishost, settings.redisport or 6379)
+    # By the environment, which workers inherit and which is never written down.
+    os.environ[PASSWORD_VARIABLE] = secrets.token_hex(32)
     started = redis_server.start(settings.redisport, run_dir.path / "logs" / "redis.log")
     stack.callback(started.stop)
     return started
+
+
+def _refuse_unquotable(path: Path) -> None:
+    """Refuse a path that Parsl's start scripts, which quote nothing, would tear apart."""
+    found = re.search(r"[^\w@%+=:,./-]", str(path))
+    if found is not None:
+        raise BadInput(
+            f"path {path} holds {found[0]!r}, which Parsl's start scripts cannot take: choose --run-dir (and HOME) "
+            "without blanks, quotes and the like"
+        )
 
 
 def _private_dir(run_id: str) -> Path:
@@ -330,7 +421,10 @@ def _run_control(
     length = {"max_segments": steered.segments, "max_ns": None, "max_minutes": None}
     plain = {"policy": "plain", "control": False, "min_model_versions": 0, "aae_weights": None, "no_retrain": False}
     control = Settings.model_validate({**settings.as_config(), **length, **plain})
-    _, summary = _run(control, run_dir.path / "control", prepared, signals, time.monotonic())
+    try:
+        _, summary = _run(control, run_dir.path / "control", prepared, signals, time.monotonic())
+    except BadInput as error:
+        return f"control: plain MD could not be run: {error}"
     if steered.coverage is None or summary.coverage is None or summary.status != "complete":
         return f"control: plain MD ended {summary.status}: {summary.reason}"
     ratio = steered.coverage.value / summary.coverage.value
@@ -346,5 +440,13 @@ def _exit_code(summary: Summary, signals: Signals) -> int:
     return COMPLETE if summary.status == "complete" else FAILED
 
 
+def leave(code: int) -> None:
+    """End the process, also when a thread of a library would keep it alive for ever."""
+    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    if any(thread.is_alive() and not thread.daemon for thread in others):
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -25,6 +26,7 @@ from agents.summing import snapshot, summarise
 from agents.supervisor import Server, Signals, Supervisor
 from agents.thinker import CampaignThinker
 from campaign.display import Display
+from campaign.guardian import Guardian
 from campaign.ledger import Ledger
 from campaign.processes import reap
 from campaign.rundir import RunDirectory
@@ -84,27 +86,27 @@ def run_campaign(plan: Plan, signals: Signals) -> Summary:
     BadInput
         When an executor says that work would fail there; nothing was sent.
     """
-    with _served(plan) as (queues, task_server), ExitStack() as stack:
-        ledger = Ledger(plan.run_dir.ledger)
+    with _served(plan) as service, ExitStack() as stack:
+        ledger = _open_ledger(plan.run_dir.ledger)
         stack.callback(ledger.close)
         traces = stack.enter_context(Traces(plan.run_dir.path))
         try:
             state, basis = _state(plan, ledger)
         except TaskFailed as error:
             raise BadInput(str(error)) from error
-        thinker = CampaignThinker(queues, Steering(state, basis), traces, plan.run_dir.path)
+        thinker = CampaignThinker(service.queues, Steering(state, basis), traces, plan.run_dir.path)
         try:
-            _refuse_problems(plan, _ask(plan, queues, task_server, signals))
-            _watch(plan, thinker, task_server, signals)
+            _refuse_problems(plan, _ask(service, signals))
+            _watch(service, thinker, signals)
         except probing.ProbeFailed as error:
             state.fail(str(error))
         finally:
             seconds = time.monotonic() - plan.began
-            ledger.abandon_running()
-            _end_processes(plan, task_server, queues)
-            _empty_stores(plan, state, queues)
+            service.end()
+            _empty_stores(plan, state, service.queues)  # before the ledger is written: a full disk has room then
+            _abandon(ledger, state)
         logger.info("ended after %.0f s: %s", seconds, state.failure or state.ending or "the target was reached")
-        return summarise(plan.settings, state, queues, signals.first, plan.began, seconds)
+        return summarise(plan.settings, state, service.queues, signals.first, plan.began, seconds)
 
 
 def probe_executors(plan: Plan, signals: Signals) -> dict[str, ProbeReport]:
@@ -115,21 +117,40 @@ def probe_executors(plan: Plan, signals: Signals) -> dict[str, ProbeReport]:
     ProbeFailed
         When one does not answer.
     """
-    with _served(plan) as (queues, task_server):
-        return _ask(plan, queues, task_server, signals)
+    with _served(plan) as service:
+        return _ask(service, signals)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What runs as long as the campaign: queues, the task server behind them, and the guardian of both."""
+
+    queues: Queues
+    task_server: server.SafeTaskServer
+    guardian: Guardian
+    plan: Plan
+
+    def end(self) -> None:
+        """End every process of the run but the guardian; a second call finds nothing to do."""
+        if self.task_server.is_alive():
+            server.stop(self.task_server, self.queues)
+        reap(self.plan.run_id, spare=self.guardian.pid)
+        shutil.rmtree(self.plan.private_dir, ignore_errors=True)
 
 
 @contextmanager
-def _served(plan: Plan) -> Iterator[tuple[Queues, server.SafeTaskServer]]:
-    """Keep a task server running; no process of the run outlives this."""
+def _served(plan: Plan) -> Iterator[Service]:
+    """Keep a task server running; no process of the run outlives this, nor the main process' death."""
+    guardian = Guardian(plan.run_id, plan.private_dir)
     queues = _queues(plan)
-    task_server = _server(plan, queues)
+    service = Service(queues, _server(plan, queues, guardian.life_line), guardian, plan)
     # Forked before this process has threads, a database or a device open.
-    task_server.start()
+    service.task_server.start()
     try:
-        yield queues, task_server
+        yield service
     finally:
-        _end_processes(plan, task_server, queues)
+        service.end()
+        guardian.dismiss()
 
 
 def _queues(plan: Plan) -> Queues:
@@ -139,7 +160,7 @@ def _queues(plan: Plan) -> Queues:
     return redis_queues(plan.redis[0], plan.redis[1], f"wayfinder-queues-{plan.run_id[:12]}")
 
 
-def _server(plan: Plan, queues: Queues) -> server.SafeTaskServer:
+def _server(plan: Plan, queues: Queues, life_line: int) -> server.SafeTaskServer:
     methods = [
         (destination.method, METHODS[topic], destination.executor) for topic, destination in plan.destinations.items()
     ]
@@ -153,7 +174,7 @@ def _server(plan: Plan, queues: Queues) -> server.SafeTaskServer:
         strategy="simple",
         strategy_period=1,
     )
-    return server.SafeTaskServer(methods, queues, config, plan.run_id, plan.private_dir)
+    return server.SafeTaskServer(methods, queues, config, life_line)
 
 
 def _state(plan: Plan, ledger: Ledger) -> tuple[CampaignState, Ref]:
@@ -172,6 +193,7 @@ def _state(plan: Plan, ledger: Ledger) -> tuple[CampaignState, Ref]:
         plan.prepared.digest,
         plan.prepared.n_atoms,
         {"simulate": shipped[stores["simulate"]], "infer": shipped[stores["infer"]]},
+        plan.prepared.n_starts,
     )
     settings = plan.settings
     state = CampaignState(settings, policy(settings.policy), plan.dynamics, molecule, plan.destinations, ledger)
@@ -180,11 +202,12 @@ def _state(plan: Plan, ledger: Ledger) -> tuple[CampaignState, Ref]:
     if plan.weights is not None:
         state.model = ship({"model": np.frombuffer(plan.weights, np.uint8)}, stores["infer"], always=False)
         state.hold(state.model, "model")
-    return state, ship({"positions": plan.prepared.positions[None]}, stores["simulate"])
+    return state, ship(plan.prepared.basis(), stores["simulate"])
 
 
-def _ask(plan: Plan, queues: Queues, task_server: server.SafeTaskServer, signals: Signals) -> dict[str, ProbeReport]:
+def _ask(service: Service, signals: Signals) -> dict[str, ProbeReport]:
     """Return each executor's report, unless waiting for one is in vain."""
+    plan, queues, task_server = service.plan, service.queues, service.task_server
 
     def trouble() -> str | None:
         if signals.first is not None:
@@ -209,13 +232,13 @@ def _refuse_problems(plan: Plan, reports: dict[str, ProbeReport]) -> None:
         )
 
 
-def _watch(plan: Plan, thinker: CampaignThinker, task_server: server.SafeTaskServer, signals: Signals) -> None:
-    state = thinker.steering.state
+def _watch(service: Service, thinker: CampaignThinker, signals: Signals) -> None:
+    plan, state = service.plan, thinker.steering.state
     redis = None if plan.redis is None else plan.redis[2]
     state.began = time.monotonic()
     logger.info("%s: %s", plan.prepared.name, plan.settings.policy)
     with _display(thinker.steering) as display:
-        supervisor = Supervisor(thinker, task_server, redis, signals, plan.settings.grace_s, display.update)
+        supervisor = Supervisor(thinker, service.task_server, redis, signals, plan.settings.grace_s, display.update)
         thinker.start()
         try:
             supervisor.watch()
@@ -234,12 +257,21 @@ def _display(steering: Steering) -> Iterator[Display]:
         display.close()
 
 
-def _end_processes(plan: Plan, task_server: server.SafeTaskServer, queues: Queues) -> None:
-    """End the task server, then whatever of the run is still alive; a second call finds nothing to do."""
-    if task_server.is_alive():
-        server.stop(task_server, queues)
-    reap(plan.run_id)
-    shutil.rmtree(plan.private_dir, ignore_errors=True)
+def _open_ledger(path: Path) -> Ledger:
+    try:
+        return Ledger(path)
+    except sqlite3.Error as error:
+        raise BadInput(
+            f"ledger {path} cannot be made ({error}): free some space, or name another place with --run-dir"
+        ) from error
+
+
+def _abandon(ledger: Ledger, state: CampaignState) -> None:
+    """Mark what is still out as ready to be sent again."""
+    try:
+        ledger.abandon_running()
+    except sqlite3.Error as error:
+        state.fail(f"the ledger could not be written: {error}; free some space on its disk")
 
 
 def _empty_stores(plan: Plan, state: CampaignState, queues: Queues) -> None:

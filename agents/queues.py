@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import Counter
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import redis
 from colmena.queue.python import PipeQueues
 from colmena.queue.redis import RedisQueues
+
+from tasks.transport import PASSWORD_VARIABLE
 
 PROBE = "probe"
 TOPICS = ("simulate", "infer", "train", "move", PROBE)
@@ -25,6 +28,7 @@ class _Counted:
         self.bytes_sent: Counter[str] = Counter()
         self.bytes_received: Counter[str] = Counter()
         self._sending = threading.Lock()
+        self._closed = False
         super().__init__(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -50,6 +54,14 @@ class _Counted:
         self.bytes_received[topic] += len(message)
         return message
 
+    def close(self) -> None:
+        """Send no more tasks: who still tries is ignored, for nobody would take the result."""
+        self._closed = True
+
+    def send_inputs(self, *args: Any, **kwargs: Any) -> str:
+        """Send a task, unless the queues are closed; return its id."""
+        return "" if self._closed else str(super().send_inputs(*args, **kwargs))  # type: ignore[misc]
+
     def forget_active(self) -> None:
         """Stop waiting for tasks that will never come back, or Colmena's agents wait for ever."""
         with self._active_lock:  # type: ignore[attr-defined]
@@ -70,6 +82,7 @@ class CountedRedis(_Counted, RedisQueues):
             self.redis_client: Any = redis.StrictRedis(
                 host=self.hostname,
                 port=self.port,
+                password=os.environ.get(PASSWORD_VARIABLE),
                 decode_responses=True,
                 socket_timeout=None,
                 socket_connect_timeout=10,

@@ -1,19 +1,17 @@
-"""The task server, made safe: it minds its parent and its interchanges, and ends when told to.
+"""The task server, made safe: it minds its interchanges, and ends when told to.
 
 Colmena's server leaves the Thinker waiting for ever when Parsl does not come up, when an interchange dies, or when a
-task never returns; and its processes outlive a killed parent.
+task never returns.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import parsl
@@ -23,27 +21,23 @@ from parsl.config import Config
 from redis import RedisError
 
 from agents.queues import Queues
-from campaign.processes import parent_is, reap
 
 logger = logging.getLogger(__name__)
 
 EXIT_INTERCHANGE_DIED = 70
-EXIT_PARENT_DIED = 71
 
 _LOOK_EVERY_S = 0.5
 
 
 class SafeTaskServer(ParslTaskServer):
-    """A Parsl task server that cannot outlive its campaign, nor fail in silence.
+    """A Parsl task server that cannot fail in silence.
 
     Parameters
     ----------
     methods
         ``(name, function, executor label)`` of each task.
-    run_id
-        By which its processes are found and ended.
-    private_dir
-        Removed if the parent dies, with the keys it holds.
+    life_line
+        File descriptor by which the guardian knows the main process alive; a fork of that must not hold it open.
     """
 
     def __init__(
@@ -51,14 +45,11 @@ class SafeTaskServer(ParslTaskServer):
         methods: Iterable[tuple[str, Callable[..., Any], str]],
         queues: Queues,
         config: Config,
-        run_id: str,
-        private_dir: Path,
+        life_line: int,
     ) -> None:
         described = [(PythonMethod(function, name), {"executors": [label]}) for name, function, label in methods]
         super().__init__(described, queues, config)
-        self._run_id = run_id
-        self._private_dir = private_dir
-        self._parent = os.getpid()
+        self._life_line = life_line
 
     def run(self) -> None:
         """Serve until told to end; an error goes to the log, for the main process tells the user in a sentence."""
@@ -73,21 +64,13 @@ class SafeTaskServer(ParslTaskServer):
         os.setpgrp()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        threading.Thread(target=self._mind_parent, name="mind-parent", daemon=True).start()
+        os.close(self._life_line)
         super()._setup()
         threading.Thread(target=self._mind_interchanges, name="mind-interchanges", daemon=True).start()
 
     def _cleanup(self) -> None:
         """End Parsl without waiting for tasks: whoever sent the kill signal has stopped waiting for them."""
         parsl.dfk().cleanup()
-
-    def _mind_parent(self) -> None:
-        while parent_is(self._parent):
-            time.sleep(_LOOK_EVERY_S)
-        logger.error("the campaign's main process is gone; ending its workers")
-        reap(self._run_id, grace_s=0.5)
-        shutil.rmtree(self._private_dir, ignore_errors=True)
-        os._exit(EXIT_PARENT_DIED)
 
     def _mind_interchanges(self) -> None:
         interchanges = {

@@ -26,7 +26,7 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
     Parameters
     ----------
     basis
-        Where walkers begin.
+        Where walkers begin, dealt to them in turn.
     """
 
     topic = "simulate"
@@ -35,9 +35,11 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
 
     def __init__(self, state: CampaignState, basis: Ref) -> None:
         super().__init__(state)
-        self.basis = Start(basis, 0, None, None)
+        n_starts = state.molecule.n_starts
+        # Where there are several, the number of each stands for its frame: the ledger keeps them apart by it.
+        self.basis = [Start(basis, row, None, row if n_starts > 1 else None) for row in range(n_starts)]
         state.hold(basis, "basis")
-        self.walkers = [Walker(i, self.basis) for i in range(state.settings.walkers)]
+        self.walkers = [Walker(i, self.basis[i % n_starts]) for i in range(state.settings.walkers)]
         self.idle = deque(self.walkers)
         self._origins: dict[int, Start] = {}
         self._arrived: dict[int, tuple[SegmentSpec, SegmentResult | None]] = {}
@@ -77,7 +79,7 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         """Return a candidate, or the walker's own end, or else any start that is not quarantined."""
         steered = self._choose_candidate(self.state.candidates)
         others = (self.walkers[walker.walker_id - i].own for i in range(1, len(self.walkers)))
-        for start in chain((steered, walker.own, self.basis), others):
+        for start in chain((steered, walker.own), self.basis, others):
             if start is not None and start.origin not in self.state.quarantine:
                 return start
         return None
@@ -164,7 +166,7 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         walker = self.walkers[spec.walker_id]
         end = Start(result.end, 0, spec.segment_id, result.n_frames - 1)
         self.state.hold(end.ref, ("walker", walker.walker_id))
-        if walker.own is not self.basis:
+        if walker.own.parent_id is not None:
             self.state.release([walker.own.ref], ("walker", walker.walker_id))
         walker.own = end
         if self.state.settings.infer_every:

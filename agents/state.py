@@ -58,6 +58,7 @@ class Molecule:
     digest: str
     n_atoms: int
     refs: dict[Topic, Ref]
+    n_starts: int = 1
 
 
 @dataclass(frozen=True, slots=True)

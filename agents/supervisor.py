@@ -25,7 +25,10 @@ class Server(Protocol):
 
 
 class Signals:
-    """SIGINT and SIGTERM while a campaign runs: the first asks for an end in order, the second for one at once."""
+    """Signals while a campaign runs: the first asks for an end in order, the second for one at once.
+
+    SIGINT, SIGTERM, and SIGHUP (a terminal or ssh session that closes) unless it is ignored, as nohup has it.
+    """
 
     def __init__(self) -> None:
         self.received: list[signal.Signals] = []
@@ -33,7 +36,9 @@ class Signals:
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                    continue
                 self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -58,7 +63,7 @@ class Supervisor:
     Parameters
     ----------
     grace_s
-        How long results may still arrive after a signal.
+        How long results may still arrive after a signal, or after the time was up.
     show
         Called now and then, to show progress.
     """
@@ -92,9 +97,9 @@ class Supervisor:
                 return
             if self._signals.first is not None and not told:
                 told = True
+                self._thinker.stop(f"{self._signals.first.name} was received")
+            if deadline == float("inf") and self._thinker.steering.state.ending is not None:
                 deadline = time.monotonic() + self._grace_s
-                name = self._signals.first.name
-                self._thinker.act(self._thinker.steering.stop(f"{name} was received"))
             if self._thinker.steering.state.failure is not None:
                 return
             if self._thinker.steering.finished:
@@ -111,7 +116,10 @@ class Supervisor:
         return None
 
     def end(self, timeout_s: float = 5.0) -> None:
-        """Let the Thinker's agents go, whatever they still wait for."""
+        """Let the Thinker's agents go, whatever they still wait for or are about to send."""
+        self._thinker.queues.close()
         self._thinker.done.set()
-        self._thinker.queues.forget_active()
-        self._thinker.join(timeout_s)
+        deadline = time.monotonic() + timeout_s
+        while self._thinker.is_alive() and time.monotonic() < deadline:
+            self._thinker.queues.forget_active()
+            self._thinker.join(0.1)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from colmena.models import Result
 from colmena.thinker import BaseThinker, agent, result_processor
+from redis import RedisError
 
 from agents.queues import Queues
 from agents.results import outcome_of
@@ -62,6 +64,13 @@ class CampaignThinker(BaseThinker):
     def data_moved(self, result: Result) -> None:
         """Hand data on that now lie where their consumer reaches them."""
         self._take("move", result)
+
+    def stop(self, reason: str) -> None:
+        """Send nothing more; called from outside."""
+        try:
+            self.act(self.steering.stop(reason))
+        except (sqlite3.Error, OSError, RedisError) as error:
+            self.steering.state.fail(f"the Thinker could not be stopped in order: {error}")
 
     def act(self, outbox: Outbox) -> float | None:
         """Do what was decided, slots first; return when the first segment was sent (monotonic), if one was."""

@@ -12,8 +12,21 @@ from typing import Literal, get_args
 from pydantic.fields import FieldInfo
 
 from campaign.configfile import read_config
-from campaign.flags import choices, core_type, flag, from_text, note, opposite, shown, unknown, wanted
-from campaign.settings import GROUPS, MOLECULE, Settings
+from campaign.flags import (
+    choices,
+    core_type,
+    flag,
+    from_text,
+    n_values,
+    note,
+    opposite,
+    repeats,
+    several,
+    shown,
+    unknown,
+    wanted,
+)
+from campaign.settings import FORCE_FIELDS, GROUPS, MOLECULE, SOLVENT, Settings
 from tasks.errors import BadInput
 
 Verb = Literal["start", "probe"]
@@ -101,9 +114,11 @@ def _about_misuse(error: argparse.ArgumentError, argv: Sequence[str]) -> str:
     """Return a sentence for what argparse itself can refuse: a flag without its value, a switch with one."""
     option = str(error.argument_name).split("/")[0]
     field = Settings.model_fields.get(option.strip("-").replace("-", "_"))
-    if "expected one argument" not in error.message:
+    if not error.message.startswith("expected"):
         return f"{option} takes no value ({error.message}): give the flag alone"
     taken = wanted(field) if field else "a path"
+    if field and n_values(field) > 1:
+        return f"{option} lacks a value: give {taken}"
     follower = next((after for before, after in pairwise(argv) if before == option), None)
     if follower is None:
         return f"{option} has no value: give {taken}"
@@ -133,12 +148,21 @@ def _overridden(flags: Mapping[str, object]) -> set[str]:
         names |= MOLECULE
         if "sequence" not in flags:
             names.add("cap")
+    if flags.keys() & FORCE_FIELDS:
+        names |= SOLVENT | {"forcefield"}
+    if "solvent" in flags:
+        names |= SOLVENT
     return names
 
 
 def _typed(name: str, value: object) -> object:
-    """Return text as the number that a setting takes (YAML 1.1 reads 1e-3 as text); anything else as it is."""
+    """Return text as the number or words that a setting takes (YAML 1.1 reads 1e-3 as text), lists as tuples.
+
+    Anything else is returned as it is.
+    """
     field = Settings.model_fields.get(name)
+    if field and repeats(field) and isinstance(value, list) and all(isinstance(word, str) for word in value):
+        return several(field, value)
     return from_text(field, value) if field and isinstance(value, str) else value
 
 
@@ -181,8 +205,12 @@ def _add_setting(group: argparse._ArgumentGroup, name: str, field: FieldInfo) ->
     text = f"{field.description} ({_default(field)})".replace("%", "%%")
     if core_type(field) is bool:
         group.add_argument(flag(name), opposite(name), dest=name, action=_Switch, nargs=0, help=text)
+    elif n_values(field) > 1:
+        names = tuple(note(field, "metavar").split())
+        group.add_argument(flag(name), dest=name, metavar=names, nargs=n_values(field), help=text)
     else:
-        group.add_argument(flag(name), dest=name, metavar=_metavar(field), help=text)
+        action = "append" if repeats(field) else "store"
+        group.add_argument(flag(name), dest=name, action=action, metavar=_metavar(field), help=text)
 
 
 def _metavar(field: FieldInfo) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from campaign.flags import flag, shown
@@ -20,6 +20,8 @@ _RATIO_TOLERANCE = 1e-5
 def contradictions(settings: Settings) -> Iterator[str]:
     """Yield a sentence for each contradiction, the most basic first."""
     yield from _molecule(settings)
+    yield from _solvent(settings)
+    yield from _platform(settings)
     yield from _frames(settings)
     yield from _learning(settings)
     yield from _patience(settings)
@@ -33,12 +35,48 @@ def _molecule(settings: Settings) -> Iterator[str]:
         "system": settings.system,
         "sequence": settings.sequence,
         "pdb": settings.pdb,
+        "amber": settings.amber,
+        "gromacs": settings.gromacs,
+        "openmm_system": settings.openmm_system,
     }
     given = [f"{flag(name)} {shown(value)}" for name, value in named.items() if value is not None]
     if len(given) > 1:
         yield f"{' and '.join(given)} name different molecules: give only one of them"
     if settings.cap and settings.sequence is None:
         yield "--cap puts caps on a --sequence and none is given: add --sequence SEQ or drop --cap"
+
+
+def _solvent(settings: Settings) -> Iterator[str]:
+    built = settings.amber is None and settings.gromacs is None and settings.openmm_system is None
+    of_water: dict[str, object] = {"padding_nm": settings.padding_nm, "ionic_strength": settings.ionic_strength}
+    of_force_field: dict[str, object] = {"forcefield": settings.forcefield}
+    of_any: dict[str, object] = {"solvent": settings.solvent, "pressure_bar": settings.pressure_bar}
+    if settings.openmm_system is not None:
+        for text in _given(of_any | of_water | of_force_field):
+            yield f"{text} would change --openmm-system, which is taken as it is: drop one of them"
+    if not built:
+        for text in _given(of_water | of_force_field):
+            yield f"{text} is for molecules that are built here, and --amber and --gromacs bring theirs: drop it"
+    if built and settings.solvent != "explicit":
+        for text in _given(of_water):
+            yield f"{text} is for explicit water: add --solvent explicit or drop it"
+    if settings.pressure_bar is not None and settings.solvent != "explicit" and (built or settings.solvent):
+        yield f"--pressure-bar {settings.pressure_bar:g} is for explicit water: add --solvent explicit or drop it"
+
+
+def _given(values: Mapping[str, object]) -> Iterator[str]:
+    """Yield flag and value of each setting that has one."""
+    for name, value in values.items():
+        if value is not None:
+            yield f"{flag(name)} {shown(value)}"
+
+
+def _platform(settings: Settings) -> Iterator[str]:
+    if settings.precision != "mixed" and settings.platform in ("CPU", "Reference"):
+        yield (
+            f"--precision {settings.precision} is for GPUs, and --platform {settings.platform} is none: "
+            "drop one of them"
+        )
 
 
 def _frames(settings: Settings) -> Iterator[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -52,6 +54,15 @@ class Snapshot:
         )
 
 
+def tell(text: str) -> None:
+    """Print for whoever still listens: a reader that is gone must not end a campaign."""
+    try:
+        print(text, flush=True)
+    except (OSError, ValueError):
+        # Nor may the interpreter complain when it flushes at its end.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # open as long as the process
+
+
 class Display:
     """Shows snapshots until it is closed."""
 
@@ -67,16 +78,23 @@ class Display:
     def update(self) -> None:
         """Show the campaign as it is now, if it is time to."""
         if self._live is not None:
-            self._live.update(_panel(self._take()))
+            self._draw(self._live)
         elif time.monotonic() - self._last >= _LINE_EVERY_S:
             self._last = time.monotonic()
-            print(self._take().line(), flush=True)
+            tell(self._take().line())
 
     def close(self) -> None:
         """Leave the terminal as it was, with the last snapshot as a line."""
         if self._live is not None:
-            self._live.stop()
-        print(self._take().line(), file=sys.stdout, flush=True)
+            with suppress(OSError):
+                self._live.stop()
+        tell(self._take().line())
+
+    def _draw(self, live: Live) -> None:
+        try:
+            live.update(_panel(self._take()))
+        except OSError:
+            self._live = None  # the terminal is gone
 
 
 def _panel(now: Snapshot) -> Table:

@@ -19,6 +19,9 @@ _KINDS: dict[object, str] = {
     bool: "true or false",
     str: "text",
     Path: "a path",
+    tuple[Path, Path]: "two paths",
+    tuple[str, ...]: "words with commas between them",
+    tuple[Path, ...]: "paths",
 }
 
 
@@ -40,6 +43,17 @@ def core_type(field: FieldInfo) -> object:
     return core
 
 
+def n_values(field: FieldInfo) -> int:
+    """Return how many values the flag of a setting takes: 2 for a pair of files, else 1."""
+    parts = get_args(core_type(field)) if get_origin(core_type(field)) is tuple else ()
+    return len(parts) if parts and parts[-1] is not Ellipsis else 1
+
+
+def repeats(field: FieldInfo) -> bool:
+    """Return whether a setting is any number of values, given by repeating the flag (words also with commas)."""
+    return core_type(field) in (tuple[str, ...], tuple[Path, ...])
+
+
 def choices(field: FieldInfo) -> tuple[str, ...]:
     """Return the words a setting may take; empty where it is free."""
     core = core_type(field)
@@ -52,15 +66,24 @@ def note(field: FieldInfo, key: str) -> str:
     return str(extra[key]) if isinstance(extra, dict) else ""
 
 
-def from_text(field: FieldInfo, text: str) -> int | float | str:
-    """Return text as the setting's number, and text that is no number as it came (the model refuses it)."""
+def from_text(field: FieldInfo, text: str) -> int | float | str | tuple[str, ...]:
+    """Return text as the setting's number or words, and text that is no number as it came (the model refuses it)."""
     core = core_type(field)
+    if repeats(field):
+        return several(field, [text])
     try:
         if core is int:
             return int(text)
         return float(text) if core is float else text
     except ValueError:
         return text
+
+
+def several(field: FieldInfo, texts: Iterable[str]) -> tuple[str, ...]:
+    """Return the values of a setting that takes any number: words are parted at commas, paths are not."""
+    if core_type(field) == tuple[Path, ...]:
+        return tuple(texts)
+    return tuple(word.strip() for text in texts for word in text.split(","))
 
 
 def wanted(field: FieldInfo) -> str:
@@ -95,6 +118,8 @@ def shown(value: object) -> str:
     """Return a value for use within a sentence: short, on one line, quoted where it would not stand alone."""
     if isinstance(value, float):
         return f"{value:.15g}"
+    if isinstance(value, tuple):
+        return " ".join(map(shown, value))
     text = str(value)
     if isinstance(value, str | Path) and (not text or " " in text or not text.isprintable()):
         text = repr(text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 import uuid
@@ -18,28 +17,29 @@ def new_run_id() -> str:
     return uuid.uuid4().hex
 
 
-def processes_of(run_id: str) -> list[psutil.Process]:
-    """Return the living processes that carry a run's id, without this one and its ancestors."""
-    own = {process.pid for process in [psutil.Process(), *psutil.Process().parents()]}
+def processes_of(run_id: str, spare: int | None = None) -> list[psutil.Process]:
+    """Return the living processes that carry a run's id, without this one, its ancestors, and ``spare``."""
+    own = {process.pid for process in [psutil.Process(), *psutil.Process().parents()]} | {spare}
     return [process for process in psutil.process_iter() if process.pid not in own and _carries(process, run_id)]
 
 
-def reap(run_id: str, grace_s: float = 2.0) -> int:
-    """End every process of a run: ask, wait for ``grace_s``, then kill; return how many there were."""
-    found = processes_of(run_id)
+def reap(run_id: str, grace_s: float = 2.0, spare: int | None = None) -> int:
+    """End every process of a run: ask, wait for ``grace_s``, then kill; return how many there were.
+
+    Parameters
+    ----------
+    spare
+        Process that is left alive.
+    """
+    found = processes_of(run_id, spare)
     _signal(found, signal.SIGTERM)
     psutil.wait_procs(found, timeout=grace_s)
     deadline = time.monotonic() + 10.0
     # A process that is being killed may have started another in the meantime.
-    while (left := processes_of(run_id)) and time.monotonic() < deadline:
+    while (left := processes_of(run_id, spare)) and time.monotonic() < deadline:
         _signal(left, signal.SIGKILL)
         psutil.wait_procs(left, timeout=1.0)
     return len(found)
-
-
-def parent_is(pid: int) -> bool:
-    """Tell whether this process is still a child of ``pid`` (an orphan is handed to another parent)."""
-    return os.getppid() == pid
 
 
 def _carries(process: psutil.Process, run_id: str) -> bool:

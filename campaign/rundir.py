@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -25,8 +26,9 @@ _VERSIONS_OF = (
 class RunDirectory:
     """Paths in a campaign's directory, and the files written once."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, made: Sequence[Path] = ()) -> None:
         self.path = path
+        self._made = made
 
     @classmethod
     def create(cls, named: Path | None, runs: Path, system: str, free_bytes: int) -> RunDirectory:
@@ -49,7 +51,7 @@ class RunDirectory:
         try:
             if path.exists() or path.is_symlink():
                 raise BadInput(f"run directory {path} exists already: name another with --run-dir, or remove it")
-            missing = [parent for parent in [path, *path.parents] if not parent.exists()]
+            missing = missing_directories(path)
             path.mkdir(parents=True)
             for name in ("trajectories", "models", "logs"):
                 (path / name).mkdir()
@@ -60,14 +62,14 @@ class RunDirectory:
                     f"{free_bytes / 1e6:.0f}: free some space, or name another place with --run-dir"
                 )
         except OSError as error:
-            _remove(missing)
+            remove_made(missing)
             raise BadInput(
                 f"run directory {path} cannot be made: {error.strerror}; name another with --run-dir"
             ) from error
         except BadInput:
-            _remove(missing)
+            remove_made(missing)
             raise
-        return cls(path.resolve())
+        return cls(path.resolve(), missing)
 
     @property
     def ledger(self) -> Path:
@@ -98,7 +100,7 @@ class RunDirectory:
 
     def remove(self) -> None:
         """Remove the directory of a campaign that never began."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        remove_made(self._made)
 
 
 def host_info() -> dict[str, Any]:
@@ -119,7 +121,17 @@ def host_info() -> dict[str, Any]:
     }
 
 
-def _remove(made: list[Path]) -> None:
-    """Remove directories that were made for a run, outermost last, so that a refusal leaves nothing."""
+def missing_directories(path: Path) -> list[Path]:
+    """Return which directories making ``path`` would make, outermost last."""
+    return [parent for parent in [path, *path.parents] if not parent.exists()]
+
+
+def remove_made(made: Sequence[Path]) -> None:
+    """Remove a directory made for a run with all it holds, and the parents made for it unless others use them."""
     if made:
-        shutil.rmtree(made[-1], ignore_errors=True)
+        shutil.rmtree(made[0], ignore_errors=True)
+    for parent in made[1:]:
+        try:
+            parent.rmdir()
+        except OSError:
+            return

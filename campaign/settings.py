@@ -23,7 +23,7 @@ from pydantic_core import ErrorDetails
 from campaign.contradictions import contradictions
 from campaign.flags import flag, shown, unknown, wanted
 from tasks.errors import BadInput
-from tasks.messages import Dynamics, Novelty, Topic
+from tasks.messages import Dynamics, Novelty, Precision, Solvent, Topic
 
 Policy = Literal["novelty", "random", "plain"]
 Backend = Literal["file", "redis", "globus", "none"]
@@ -32,7 +32,15 @@ Platform = Literal["auto", "Reference", "CPU", "CUDA", "OpenCL", "HIP"]
 GROUPS = ("problem", "learning", "compute", "network", "ProxyStore", "limits")
 
 # Each of these names the molecule, so only one of them may be given.
-MOLECULE = frozenset({"system", "sequence", "pdb"})
+MOLECULE = frozenset({"system", "sequence", "pdb", "amber", "gromacs", "openmm_system"})
+
+# These bring their own force field, and say themselves what solvent they hold.
+FORCE_FIELDS = frozenset({"amber", "gromacs", "openmm_system"})
+
+# What explicit solvent is made of, and what holds where nothing is said of it.
+SOLVENT = frozenset({"solvent", "padding_nm", "ionic_strength", "pressure_bar"})
+_ADDED_WATER = {"padding_nm": 1.0, "ionic_strength": 0.15}
+_PRESSURE_BAR = 1.0
 
 # Any of these says where the campaign ends; without them it is the demonstration.
 _ENDS = frozenset({"max_segments", "max_ns", "max_minutes"})
@@ -87,6 +95,72 @@ class Settings(BaseModel):
     )
     cap: bool = _setting("problem", False, "put ACE and NME caps on the ends of --sequence")
     pdb: Path | None = _setting("problem", None, "structure to start from, in PDB format", metavar="FILE")
+    amber: tuple[Path, Path] | None = _setting(
+        "problem", None, "topology and coordinates (inpcrd, rst7) made with Amber's tools", metavar="PRMTOP COORDS"
+    )
+    gromacs: tuple[Path, Path] | None = _setting(
+        "problem", None, "topology and coordinates made with GROMACS' tools", metavar="TOP GRO"
+    )
+    openmm_system: tuple[Path, Path] | None = _setting(
+        "problem", None, "System that OpenMM serialised, taken as it is, and a structure", metavar="XML PDB"
+    )
+    solvent: Solvent | None = _setting(
+        "problem",
+        None,
+        "implicit water (OBC2), explicit water (a box of TIP3P-FB and salt, particle-mesh Ewald), or none",
+        default_text="what files of Amber and GROMACS hold, else implicit",
+    )
+    padding_nm: float | None = _setting(
+        "problem",
+        None,
+        "explicit water between the molecule and each face of the box",
+        "nm",
+        default_text="1 where water is added",
+        gt=0,
+        le=100,
+    )
+    ionic_strength: float | None = _setting(
+        "problem",
+        None,
+        "salt in explicit water, beside what neutralises the molecule",
+        "mol/l",
+        default_text="0.15 where water is added",
+        ge=0,
+        le=5,
+    )
+    pressure_bar: float | None = _setting(
+        "problem",
+        None,
+        "pressure of explicit water; 0 keeps the volume",
+        "bar",
+        default_text="1 in explicit water",
+        ge=0,
+        le=1e5,
+    )
+    forcefield: tuple[str, ...] | None = _setting(
+        "problem",
+        None,
+        "XML files of OpenMM's force fields, with commas between them or one a flag",
+        metavar="XML[,XML]",
+        default_text="amber14/protein.ff14SB.xml, with amber14/tip3pfb.xml in explicit water",
+        min_length=1,
+    )
+    features: str | None = _setting(
+        "problem",
+        None,
+        "atoms that the model sees, as a selection of MDAnalysis",
+        metavar="SELECTION",
+        default_text="heavy atoms, or alpha carbons from 40 residues on",
+        min_length=1,
+    )
+    store: str | None = _setting(
+        "problem",
+        None,
+        "atoms that trajectories keep, as a selection of MDAnalysis",
+        metavar="SELECTION",
+        default_text="all but water and its salt",
+        min_length=1,
+    )
     temperature: float = _setting("problem", 300.0, "temperature of the thermostat", "K", gt=0)
     timestep_fs: float = _setting(
         "problem", 4.0, "time step; 4 fs is possible because hydrogens are made heavy", "fs", ge=0.01, le=10
@@ -95,6 +169,15 @@ class Settings(BaseModel):
     platform: Platform = _setting(
         "problem", "auto", "OpenMM platform; auto takes a GPU if there is one, else the faster of Reference and CPU"
     )
+    start: tuple[Path, ...] | None = _setting(
+        "problem",
+        None,
+        "structure with the same atoms for walkers to begin at, in turn: a file or a folder of them; may be repeated",
+        metavar="FILE",
+        default_text="the molecule as it was named",
+        min_length=1,
+    )
+    precision: Precision = _setting("problem", "mixed", "precision of a GPU's arithmetic")
     segment_ps: float = _setting("problem", 2.0, "simulated time of a segment, rounded to frames", "ps", gt=0, le=1e6)
     frame_ps: float = _setting(
         "problem", 0.25, "simulated time between two kept frames, rounded to whole steps", "ps", gt=0, le=1e6
@@ -140,13 +223,18 @@ class Settings(BaseModel):
         "learning", 4, "starts that an inference offers for each walker", "starts", ge=1
     )
 
-    simulate_site: str = _setting("compute", "local", "sites of the segments", metavar="SITE[,SITE]", min_length=1)
+    simulate_site: str = _setting("compute", "local", "site of the segments", metavar="SITE", min_length=1)
     ml_site: str = _setting("compute", "local", "site of training and inference", metavar="SITE", min_length=1)
     simulate_workers: int = _setting("compute", 2, "segments that run at once", "workers", ge=1)
     ml_workers: int = _setting("compute", 1, "trainings and inferences that run at once", "workers", ge=1)
     max_attempts: int = _setting("compute", 3, "times a task is tried before it is given up", "attempts", ge=1)
     task_timeout: float = _setting(
-        "compute", 3600.0, "wall time after which a task counts as lost", "s", gt=0, le=_LONGEST_S
+        "compute",
+        3600.0,
+        "wall time from sending after which a task counts as lost",
+        "s",
+        gt=0,
+        le=_LONGEST_S,
     )
     start_timeout: float = _setting(
         "compute", 180.0, "wall time in which the first worker must answer", "s", gt=0, le=_LONGEST_S
@@ -238,9 +326,21 @@ class Settings(BaseModel):
     @classmethod
     def _absolute(cls, value: object) -> object:
         """Make paths absolute, for workers and reruns that have another working directory."""
-        if isinstance(value, str | Path) and str(value) and "\0" not in str(value):
-            return Path(os.path.expanduser(value)).absolute()
-        return value
+        return _absolute(value)
+
+    @field_validator("amber", "gromacs", "openmm_system", "start", mode="before")
+    @classmethod
+    def _all_absolute(cls, value: object) -> object:
+        """Make several paths absolute; files hold them as a list."""
+        return tuple(map(_absolute, value)) if isinstance(value, list | tuple) else value
+
+    @field_validator("forcefield", mode="before")
+    @classmethod
+    def _words(cls, value: object) -> object:
+        """Take a list for the words of a setting; an empty word is no text."""
+        if not isinstance(value, list | tuple):
+            return value
+        return tuple(word or None for word in value)
 
     @model_validator(mode="after")
     def _refuse_contradictions(self) -> Self:
@@ -284,11 +384,18 @@ class Settings(BaseModel):
             friction_per_ps=self.friction,
             platform=platform,
             min_seconds=self.min_segment_seconds,
+            precision=self.precision,
         )
 
-    def as_config(self) -> dict[str, str | int | float | bool | None]:
+    def as_config(self) -> dict[str, JsonValue]:
         """Return every setting for `params.json`; read back through ``--config`` it gives equal settings."""
         return self.model_dump(mode="json")
+
+
+def _absolute(value: object) -> object:
+    if isinstance(value, str | Path) and str(value) and "\0" not in str(value):
+        return Path(os.path.expanduser(value)).absolute()
+    return value
 
 
 def _settled(given: Mapping[str, object]) -> dict[str, object]:
@@ -296,6 +403,10 @@ def _settled(given: Mapping[str, object]) -> dict[str, object]:
     values = {name: value for name, value in given.items() if value is not None}
     if not values.keys() & MOLECULE:
         values["system"] = "alanine-dipeptide"
+    if values.get("solvent") == "explicit":
+        values.setdefault("pressure_bar", _PRESSURE_BAR)
+        if not values.keys() & FORCE_FIELDS:
+            values = {**_ADDED_WATER, **values}
     if not values.keys() & _ENDS:
         policy = values.get("policy", "novelty")
         values["max_ns"] = 1.0

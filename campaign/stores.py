@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from campaign.rundir import missing_directories, remove_made
 from tasks.errors import BadInput
 from tasks.messages import StoreKind, StoreSpec, Topic
 from tasks.transport import clear, count_objects, open_store
@@ -41,8 +42,10 @@ class Stores:
         redis: tuple[str, int] | None,
         globus_config: Path | None,
     ) -> None:
+        self._made: list[Path] = []
         options: dict[StoreKind, tuple[tuple[str, str], ...]] = {"inline": ()}
         if "file" in kinds.values():
+            self._made = missing_directories(file_dir)
             try:
                 file_dir.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -64,6 +67,10 @@ class Stores:
     def specs(self) -> tuple[StoreSpec, ...]:
         """Each store once."""
         return tuple(dict.fromkeys(self.of.values()))
+
+    def remove(self) -> None:
+        """Remove the directories that were made for the file store, with what they hold."""
+        remove_made(self._made)
 
     def sweep(self) -> tuple[int, int]:
         """Remove what killed attempts left behind; return how many objects that was, and how many are left."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+from pathlib import Path
 
 from parsl.executors import HighThroughputExecutor
 from parsl.providers import LocalProvider
 
 from sites.htex import htex
 from sites.site import REACHES_ALL, Resources, Site, worker_environment
+
+# Workers on this machine take `tasks` from where the driver runs, whatever is installed.
+CHECKOUT = Path(__file__).parents[1]
 
 
 def local(name: str = "local", reaches: frozenset[str] = REACHES_ALL) -> Site:
@@ -24,7 +29,7 @@ def local(name: str = "local", reaches: frozenset[str] = REACHES_ALL) -> Site:
             accelerators=_share(resources),
         ),
         learn=lambda resources: htex(
-            "gpu", _provider(reaches), resources, workers_per_node=resources.ml_workers, accelerators=count_gpus()
+            "gpu", _provider(reaches), resources, workers_per_node=resources.ml_workers, accelerators=gpus()
         ),
         simulate_slots=lambda resources: resources.simulate_workers,
         learn_slots=lambda resources: resources.ml_workers,
@@ -40,20 +45,23 @@ def submit_host(resources: Resources) -> HighThroughputExecutor:
 
 def _share(resources: Resources) -> list[str]:
     """Return a device for each segment worker, in turn, where there are GPUs."""
-    n_gpus = count_gpus()
-    return [str(worker % n_gpus) for worker in range(resources.simulate_workers)] if n_gpus else []
+    devices = gpus()
+    return [devices[worker % len(devices)] for worker in range(resources.simulate_workers)] if devices else []
 
 
 def _provider(reaches: frozenset[str]) -> LocalProvider:
-    return LocalProvider(init_blocks=1, min_blocks=1, max_blocks=1, worker_init=worker_environment(reaches))
+    return LocalProvider(init_blocks=1, min_blocks=1, max_blocks=1, worker_init=worker_environment(reaches, CHECKOUT))
 
 
-def count_gpus() -> int:
-    """Return how many NVIDIA devices this machine shows (no CUDA context is made in this process)."""
+def gpus() -> list[str]:
+    """Return the NVIDIA devices that are ours to use (no CUDA context is made in this process)."""
+    allotted = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allotted is not None:
+        return [device.strip() for device in allotted.split(",") if device.strip() not in ("", "-1")]
     if shutil.which("nvidia-smi") is None:
-        return 0
+        return []
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True)
     except (subprocess.SubprocessError, OSError):
-        return 0
-    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+        return []
+    return [str(n) for n, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +17,12 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from tasks.errors import BadInput
+from tasks.transport import PASSWORD_VARIABLE
 
 _START_S = 10.0
+
+# A ping may be late on a loaded machine; so many in a row mean that the server is gone.
+_SILENCES = 3
 
 # The first that can be told to leave its environment alone.
 _OLDEST = (6, 2)
@@ -35,12 +41,14 @@ class RedisServer:
     host: str
     port: int
     process: subprocess.Popen[bytes] | None
+    _silences: int = 0
 
     def trouble(self) -> str | None:
         """Return a sentence if the server is gone."""
         if self.process is not None and self.process.poll() is not None:
             return f"the private Redis server at {self.host}:{self.port} ended (exit {self.process.returncode})"
-        if self.process is None and not _answers(self.host, self.port):
+        self._silences = 0 if _answers(self.host, self.port) else self._silences + 1
+        if self._silences >= _SILENCES:
             return f"the Redis server at {self.host}:{self.port} does not answer any more"
         return None
 
@@ -74,6 +82,9 @@ def connect(host: str, port: int) -> RedisServer:
 def start(port: int | None, log: Path) -> RedisServer:
     """Start a private server on loopback, on a port of the kernel's choice unless one is named.
 
+    It asks for the password in the environment (`tasks.transport.PASSWORD_VARIABLE`), if there is one: loopback is
+    open to every user of the machine, and Colmena's messages are pickled.
+
     Raises
     ------
     BadInput
@@ -89,13 +100,14 @@ def start(port: int | None, log: Path) -> RedisServer:
     options["--set-proc-title"] = "no"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [_executable(), *(word for option in options.items() for word in option)],
-            stdin=subprocess.DEVNULL,
+            [_executable(), "-", *(word for option in options.items() for word in option)],
+            stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=log.parent,
             start_new_session=True,  # Ctrl-C is for the campaign, which still needs the server to end in order
         )
+    _configure(process)
     server = RedisServer("127.0.0.1", chosen, process)
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline:
@@ -106,6 +118,14 @@ def start(port: int | None, log: Path) -> RedisServer:
         time.sleep(0.02)
     server.stop()
     raise BadInput(f"a private Redis server on port {chosen} did not answer within {_START_S:g} s: see {log}")
+
+
+def _configure(process: subprocess.Popen[bytes]) -> None:
+    """Tell a server its password by its standard input: everybody can read its arguments."""
+    password = os.environ.get(PASSWORD_VARIABLE)
+    assert process.stdin is not None
+    with suppress(BrokenPipeError), process.stdin:
+        process.stdin.write(f"requirepass {password}\n".encode() if password else b"")
 
 
 def free_port() -> int:
@@ -151,7 +171,14 @@ def _version(executable: str) -> tuple[int, int]:
 def _answers(host: str, port: int) -> bool:
     try:
         once = Retry(NoBackoff(), 0)
-        with Redis(host=host, port=port, socket_timeout=3, socket_connect_timeout=3, retry=once) as client:
+        with Redis(
+            host=host,
+            port=port,
+            password=os.environ.get(PASSWORD_VARIABLE),
+            socket_timeout=3,
+            socket_connect_timeout=3,
+            retry=once,
+        ) as client:
             return bool(client.ping())
     except (RedisError, OSError):
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,11 +61,17 @@ SiteMaker = Callable[[], Site]
 REACHES_ALL: frozenset[str] = frozenset({"file", "redis", "globus", "inline"})
 
 
-def worker_environment(reaches: frozenset[str]) -> str:
+def worker_environment(reaches: frozenset[str], checkout: Path | None = None) -> str:
     """Return shell lines that every worker starts with.
 
     Libraries stay on one thread, for two lose per CPU-second; and a store that the site does not reach is refused in
     a sentence instead of dialled in vain.
+
+    Parameters
+    ----------
+    checkout
+        Where workers take `tasks` from, if not from what is installed there.
     """
     threads = [f"export {name}=1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")]
-    return "\n".join([*threads, f"export {REACHES_VARIABLE}={','.join(sorted(reaches))}"])
+    path = [] if checkout is None else [f"export PYTHONPATH={shlex.quote(str(checkout))}"]
+    return "\n".join([*threads, *path, f"export {REACHES_VARIABLE}={','.join(sorted(reaches))}"])

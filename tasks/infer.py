@@ -19,6 +19,7 @@ from tasks.files import write_atomically
 from tasks.messages import EmbedResult, EmbedSpec, FileRecord
 from tasks.models import Model, fit_pca, load_model
 from tasks.novelty import novelty
+from tasks.periodic import make_whole
 from tasks.reference import ReferenceSet, Sample, reservoir
 from tasks.transport import fetch, ship
 
@@ -33,6 +34,7 @@ class Indices:
     phi: np.ndarray
     psi: np.ndarray
     n_atoms: int
+    feature_tree: np.ndarray | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +47,14 @@ class NewFrames:
         In nm.
     owner : ndarray of shape (n,), int64
         Row of the batch each belongs to.
+    boxes : ndarray of shape (n, 3, 3), float32
+        Box vectors in nm; None where the system is not periodic.
     """
 
     positions: np.ndarray
     sample: Sample
     owner: np.ndarray
+    boxes: np.ndarray | None
 
 
 _indices: OrderedDict[str, Indices] = OrderedDict()
@@ -60,11 +65,11 @@ def embed(spec: EmbedSpec) -> EmbedResult:
     """Return scores of new frames, candidates to start from, and the next reference set."""
     began = time.perf_counter()
     indices = _system_indices(spec)
-    positions = [fetch(ref)["positions"] for _, ref in spec.batches]
+    frames = [fetch(ref) for _, ref in spec.batches]
     before = _reference(spec, indices)
     fetched = time.perf_counter()
     rng = np.random.default_rng([spec.seed, spec.reference_number])
-    new = _new_frames(spec, positions, indices)
+    new = _new_frames(spec, frames, indices)
     before, new = _embedded(spec, before, new)
     scores, frontier_scores = _scores(spec, before, new)
     after = _next_reference(spec, before, new, scores, frontier_scores, indices, rng)
@@ -73,7 +78,7 @@ def embed(spec: EmbedSpec) -> EmbedResult:
     arrays = after.to_arrays()
     reference_file = _keep(spec, arrays)
     reference_ref = ship(arrays, spec.store, always=False)
-    starts = ship({"positions": after.frontier_positions[chosen]}, spec.store) if len(chosen) else None
+    starts = ship(_starts(after, chosen), spec.store) if len(chosen) else None
     shipped = time.perf_counter()
     return EmbedResult(
         task_id=spec.task_id,
@@ -96,7 +101,11 @@ def _system_indices(spec: EmbedSpec) -> Indices:
     if spec.system_id not in _indices:
         arrays = fetch(spec.system)
         _indices[spec.system_id] = Indices(
-            arrays["feature_indices"], arrays["phi_indices"], arrays["psi_indices"], len(arrays["positions"])
+            arrays["feature_indices"],
+            arrays["phi_indices"],
+            arrays["psi_indices"],
+            len(arrays["positions"]),
+            arrays.get("feature_tree"),
         )
         _forget_oldest(_indices)
     return _indices[spec.system_id]
@@ -110,19 +119,20 @@ def _reference(spec: EmbedSpec, indices: Indices) -> ReferenceSet:
     return ReferenceSet.empty(len(indices.features), indices.n_atoms, latent, cells)
 
 
-def _new_frames(spec: EmbedSpec, positions: list[np.ndarray], indices: Indices) -> NewFrames:
+def _new_frames(spec: EmbedSpec, frames: list[dict[str, np.ndarray]], indices: Indices) -> NewFrames:
+    positions = [arrays["positions"] for arrays in frames]
     joined = np.concatenate(positions)
-    owner = np.repeat(np.arange(len(positions)), [len(frames) for frames in positions])
+    boxes = np.concatenate([arrays["box"] for arrays in frames]) if "box" in frames[0] else None
+    owner = np.repeat(np.arange(len(positions)), [len(part) for part in positions])
     ids = np.array(
-        [
-            (segment, k)
-            for (segment, _), frames in zip(spec.batches, positions, strict=True)
-            for k in range(len(frames))
-        ],
+        [(segment, k) for (segment, _), part in zip(spec.batches, positions, strict=True) for k in range(len(part))],
         dtype=np.int64,
     )
     points = joined[:, indices.features]
-    return NewFrames(joined, Sample(ids, points, np.empty((len(ids), 0), np.float32)), owner)
+    if boxes is not None and indices.feature_tree is not None:
+        # Or a molecule that leaves the box would seem to change its shape.
+        points = make_whole(points, boxes, indices.feature_tree)
+    return NewFrames(joined, Sample(ids, points, np.empty((len(ids), 0), np.float32)), owner, boxes)
 
 
 def _embedded(spec: EmbedSpec, before: ReferenceSet, new: NewFrames) -> tuple[ReferenceSet, NewFrames]:
@@ -185,7 +195,21 @@ def _next_reference(
         frontier_positions=whole[rows],
         visited=_visit(before, new, indices),
         pca=before.pca,
+        frontier_boxes=_frontier_boxes(before, new, rows),
     )
+
+
+def _frontier_boxes(before: ReferenceSet, new: NewFrames, rows: np.ndarray) -> np.ndarray | None:
+    if new.boxes is None:
+        return None
+    older = [] if before.frontier_boxes is None else [before.frontier_boxes]
+    return np.asarray(np.concatenate([*older, new.boxes])[rows])
+
+
+def _starts(after: ReferenceSet, chosen: np.ndarray) -> dict[str, np.ndarray]:
+    """Return frames of the frontier as segments start from them."""
+    starts = {"positions": after.frontier_positions[chosen]}
+    return starts if after.frontier_boxes is None else {**starts, "box": after.frontier_boxes[chosen]}
 
 
 def _frontier_rows(

@@ -14,6 +14,8 @@ StoreKind = Literal["file", "redis", "globus", "inline"]
 Embedding = Literal["aae", "pca", "none"]
 Candidates = Literal["novel", "uniform", "none"]
 Novelty = Literal["sparsity", "lof"]
+Precision = Literal["single", "mixed", "double"]
+Solvent = Literal["implicit", "explicit", "vacuum"]
 Role = Literal["md", "ml", "host"]
 
 
@@ -76,6 +78,8 @@ class Dynamics:
         Name of an OpenMM platform.
     min_seconds
         Wall time a segment is padded to, standing for a slower engine.
+    precision
+        Of a GPU's arithmetic.
     """
 
     n_steps: int
@@ -85,6 +89,7 @@ class Dynamics:
     friction_per_ps: float
     platform: str
     min_seconds: float = 0.0
+    precision: Precision = "mixed"
 
     @property
     def n_frames(self) -> int:
@@ -109,12 +114,13 @@ class SegmentSpec:
     Attributes
     ----------
     parent_id, parent_frame
-        Segment and frame (from 0) it starts at; None for a basis state.
+        Segment and frame (from 0) it starts at. Without a segment it is a basis state, and the frame its number where
+        there are several.
     system
         A prepared system (`tasks.systems.PreparedSystem`), under its digest ``system_id``.
     start, start_row
         ``positions`` (n_starts, n_atoms, 3), and ``velocities`` alike if they are to be carried on; otherwise
-        velocities are drawn at the temperature.
+        velocities are drawn at the temperature. ``box`` (n_starts, 3, 3) where the box is not the system's own.
     seed
         Of the drawn velocities and of the thermostat; 1 <= seed < 2**31.
     run_dir
@@ -145,9 +151,9 @@ class SegmentResult:
     Attributes
     ----------
     frames
-        ``positions`` (n_frames, n_atoms, 3) float32.
+        ``positions`` (n_frames, n_atoms, 3) float32; ``box`` (n_frames, 3, 3) float32 if the system is periodic.
     end
-        ``positions`` and ``velocities`` (1, n_atoms, 3) float64, to carry on from.
+        ``positions`` and ``velocities`` (1, n_atoms, 3) float64, to carry on from; ``box`` (1, 3, 3) likewise.
     """
 
     segment_id: int
@@ -225,7 +231,8 @@ class EmbedResult:
     reference
         The next reference set.
     starts
-        ``positions`` (n_candidates, n_atoms, 3) float32, best first; None if none were asked for.
+        ``positions`` (n_candidates, n_atoms, 3) float32, best first, and ``box`` (n_candidates, 3, 3) if the system
+        is periodic; None if none were asked for.
     start_ids
         ``(segment_id, frame)`` of each candidate.
     scores

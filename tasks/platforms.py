@@ -10,6 +10,7 @@ from typing import Any
 import openmm
 
 from tasks.errors import BadInput
+from tasks.messages import Precision
 
 # Below about this many atoms OpenMM's Reference platform outruns the CPU platform.
 REFERENCE_MAX_ATOMS = 60
@@ -24,10 +25,10 @@ openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatfo
 """
 
 
-def new_context(system: Any, integrator: Any, platform: str) -> Any:
+def new_context(system: Any, integrator: Any, platform: str, precision: Precision = "mixed") -> Any:
     """Return a Context on a platform, with the properties that we run it with."""
     return openmm.Context(
-        system, integrator, openmm.Platform.getPlatformByName(platform), platform_properties(platform)
+        system, integrator, openmm.Platform.getPlatformByName(platform), platform_properties(platform, precision)
     )
 
 
@@ -52,11 +53,11 @@ def resolve_platform(requested: str, n_atoms: int) -> str:
     return requested
 
 
-def platform_properties(platform: str) -> dict[str, str]:
-    """Return how we run a platform: one thread on the CPU, mixed precision on a GPU."""
+def platform_properties(platform: str, precision: Precision = "mixed") -> dict[str, str]:
+    """Return how we run a platform: one CPU thread that sums in the same order each time, a GPU in this precision."""
     if platform == "CPU":
-        return {"Threads": "1"}
-    return {"Precision": "mixed"} if platform in GPU_PLATFORMS else {}
+        return {"Threads": "1", "DeterministicForces": "true"}
+    return {"Precision": precision} if platform in GPU_PLATFORMS else {}
 
 
 def host_platform(n_atoms: int) -> str:

@@ -68,6 +68,8 @@ class ReferenceSet:
         Cells visited (`tasks.features`).
     pca : ndarray of uint8
         Model of principal components fitted to the first frames, packed; empty before that.
+    frontier_boxes : ndarray of shape (n, 3, 3), float32
+        Box vectors of the frontier in nm; None where the system is not periodic.
     """
 
     number: int
@@ -78,6 +80,7 @@ class ReferenceSet:
     frontier_positions: np.ndarray
     visited: np.ndarray
     pca: np.ndarray
+    frontier_boxes: np.ndarray | None = None
 
     @classmethod
     def empty(cls, n_points: int, n_atoms: int, latent: int, visited: np.ndarray) -> ReferenceSet:
@@ -102,6 +105,7 @@ class ReferenceSet:
             "frontier_positions": self.frontier_positions,
             "visited": self.visited,
             "pca": self.pca,
+            **({} if self.frontier_boxes is None else {"frontier_boxes": self.frontier_boxes}),
         }
 
     @classmethod
@@ -117,6 +121,7 @@ class ReferenceSet:
             arrays["frontier_positions"],
             arrays["visited"],
             arrays["pca"],
+            arrays.get("frontier_boxes"),
         )
 
     def with_latent(self, model_version: int, sample: np.ndarray, frontier: np.ndarray) -> ReferenceSet:

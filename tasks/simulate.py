@@ -28,6 +28,13 @@ from tasks.transport import fetch, ship
 GAS_CONSTANT_KJ_PER_MOL_K = 0.00831446261815324
 MAX_ENGINES = 2
 
+_BAROSTATS = (
+    openmm.MonteCarloBarostat,
+    openmm.MonteCarloAnisotropicBarostat,
+    openmm.MonteCarloFlexibleBarostat,
+    openmm.MonteCarloMembraneBarostat,
+)
+
 
 @dataclass(slots=True)
 class Engine:
@@ -39,6 +46,8 @@ class Engine:
         In dalton.
     n_freedom
         Degrees of freedom that hold kinetic energy.
+    barostat
+        The force that scales the box, if there is one.
     """
 
     context: Any
@@ -46,6 +55,8 @@ class Engine:
     stored_indices: np.ndarray
     masses: np.ndarray
     n_freedom: int
+    periodic: bool
+    barostat: Any
 
 
 _engines: OrderedDict[tuple[str, Dynamics], Engine] = OrderedDict()
@@ -65,20 +76,21 @@ def run_segment(spec: SegmentSpec) -> SegmentResult:
         _set_start(engine, spec)
         ready = time.perf_counter()
         frames, temperature = _integrate(engine, spec)
-        energy, positions, velocities = _end_state(engine)
-    _refuse_not_finite(spec, energy, frames, velocities)
+        energy, end = _end_state(engine)
+    positions = frames["positions"]
+    _refuse_not_finite(spec, energy, positions, end["velocities"])
     integrated = time.perf_counter()
-    trajectory = _write_trajectory(spec, frames[:, engine.stored_indices])
+    trajectory = _write_trajectory(spec, positions[:, engine.stored_indices], frames.get("box"))
     written = time.perf_counter()
-    frames_ref = ship({"positions": frames}, spec.store)
-    end_ref = ship({"positions": positions[None], "velocities": velocities[None]}, spec.store)
+    frames_ref = ship(frames, spec.store)
+    end_ref = ship(end, spec.store)
     shipped = time.perf_counter()
     time.sleep(max(0.0, spec.dynamics.min_seconds - (shipped - began)))
     return SegmentResult(
         segment_id=spec.segment_id,
         attempt=spec.attempt,
-        n_frames=len(frames),
-        n_atoms=frames.shape[1],
+        n_frames=len(positions),
+        n_atoms=positions.shape[1],
         simulated_ps=spec.dynamics.segment_ps,
         potential_energy_kj_mol=energy,
         mean_temperature_K=temperature,
@@ -111,14 +123,30 @@ def _make_engine(prepared: PreparedSystem, dynamics: Dynamics) -> Engine:
     masses = np.array([system.getParticleMass(i)._value for i in range(system.getNumParticles())])
     removes_drift = any(isinstance(force, openmm.CMMotionRemover) for force in system.getForces())
     n_freedom = 3 * int((masses > 0).sum()) - system.getNumConstraints() - 3 * removes_drift
-    return Engine(context, context.getIntegrator(), prepared.stored_indices, masses[:, None], n_freedom)
+    barostat = next((force for force in system.getForces() if isinstance(force, _BAROSTATS)), None)
+    return Engine(
+        context,
+        context.getIntegrator(),
+        prepared.stored_indices,
+        masses[:, None],
+        n_freedom,
+        prepared.box is not None,
+        barostat,
+    )
 
 
 def _set_start(engine: Engine, spec: SegmentSpec) -> None:
-    """Seed the thermostat and set positions and velocities; a seed takes effect only when a Context is made anew."""
+    """Seed thermostat and barostat, and set box, positions and velocities.
+
+    A seed takes effect only when a Context is made anew; that sets the system's own box, too.
+    """
     start = fetch(spec.start)
     engine.integrator.setRandomNumberSeed(spec.seed)
+    if engine.barostat is not None:
+        engine.barostat.setRandomNumberSeed(spec.seed)
     engine.context.reinitialize()
+    if "box" in start:
+        engine.context.setPeriodicBoxVectors(*start["box"][spec.start_row].astype(np.float64))
     engine.context.setPositions(start["positions"][spec.start_row].astype(np.float64))
     if "velocities" in start:
         engine.context.setVelocities(start["velocities"][spec.start_row].astype(np.float64))
@@ -145,44 +173,56 @@ def _draw_velocities(engine: Engine, dynamics: Dynamics, rng: np.random.Generato
     context.setVelocities(spread * rng.standard_normal(positions.shape))
     context.applyVelocityConstraints(tolerance)
     full_step = _velocities(context.getState(velocities=True))
-    context.setPositions(positions - half_step * full_step)
-    forces = 0.75 * _forces(context.getState(forces=True))
-    context.setPositions(positions + half_step * full_step)
-    forces += 0.25 * _forces(context.getState(forces=True))
+    forces = 0.75 * _forces_at(context, positions - half_step * full_step)
+    forces += 0.25 * _forces_at(context, positions + half_step * full_step)
     context.setPositions(positions)
     context.setVelocities(full_step - half_step * forces * inverse_masses)
     context.applyVelocityConstraints(tolerance)
 
 
-def _integrate(engine: Engine, spec: SegmentSpec) -> tuple[np.ndarray, float]:
-    """Return the frames (n_frames, n_atoms, 3) float32 in nm, and the mean temperature in K over them."""
+def _integrate(engine: Engine, spec: SegmentSpec) -> tuple[dict[str, np.ndarray], float]:
+    """Return the frames, and the mean temperature in K over them.
+
+    Frames are ``positions`` (n_frames, n_atoms, 3) float32 in nm, and ``box`` (n_frames, 3, 3) alike if there is one.
+    """
     dynamics = spec.dynamics
-    frames = np.empty((dynamics.n_frames, len(engine.masses), 3), dtype=np.float32)
+    positions = np.empty((dynamics.n_frames, len(engine.masses), 3), dtype=np.float32)
+    boxes = np.empty((dynamics.n_frames, 3, 3), dtype=np.float32)
     kinetic = 0.0
-    for frame in frames:
+    for frame, box in zip(positions, boxes, strict=True):
         engine.integrator.step(dynamics.frame_steps)
         state = engine.context.getState(positions=True, velocities=True)
-        frame[:] = _positions(state)
+        frame[:], box[:] = _positions(state), _box(state)
         kinetic += 0.5 * float((engine.masses * _velocities(state) ** 2).sum())
+    frames = {"positions": positions, "box": boxes} if engine.periodic else {"positions": positions}
     return frames, 2.0 * kinetic / dynamics.n_frames / (engine.n_freedom * GAS_CONSTANT_KJ_PER_MOL_K)
 
 
-def _end_state(engine: Engine) -> tuple[float, np.ndarray, np.ndarray]:
-    """Return potential energy (kJ/mol), positions (nm) and velocities (nm/ps), float64."""
+def _end_state(engine: Engine) -> tuple[float, dict[str, np.ndarray]]:
+    """Return potential energy (kJ/mol), and positions (nm), velocities (nm/ps) and any box (nm), float64."""
     state = engine.context.getState(positions=True, velocities=True, energy=True)
     energy = float(state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole))
-    return energy, _positions(state), _velocities(state)
+    end = {"positions": _positions(state)[None], "velocities": _velocities(state)[None]}
+    return energy, {**end, "box": _box(state)[None]} if engine.periodic else end
 
 
 def _positions(state: Any) -> np.ndarray:
     return np.asarray(state.getPositions(asNumpy=True).value_in_unit(unit.nanometer))
 
 
+def _box(state: Any) -> np.ndarray:
+    return np.asarray(state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer))
+
+
 def _velocities(state: Any) -> np.ndarray:
     return np.asarray(state.getVelocities(asNumpy=True).value_in_unit(unit.nanometer / unit.picosecond))
 
 
-def _forces(state: Any) -> np.ndarray:
+def _forces_at(context: Any, positions: np.ndarray) -> np.ndarray:
+    context.setPositions(positions)
+    # Sites without mass have no velocity of their own to have moved by.
+    context.computeVirtualSites()
+    state = context.getState(forces=True)
     return np.asarray(state.getForces(asNumpy=True).value_in_unit(unit.kilojoule_per_mole / unit.nanometer))
 
 
@@ -211,11 +251,12 @@ def _not_finite(spec: SegmentSpec, what: str) -> NotFinite:
     )
 
 
-def _write_trajectory(spec: SegmentSpec, frames: np.ndarray) -> FileRecord | None:
+def _write_trajectory(spec: SegmentSpec, frames: np.ndarray, boxes: np.ndarray | None) -> FileRecord | None:
     """Write stored frames beside the node, then move them into the run directory in one step."""
     if spec.run_dir is None:
         return None
     import MDAnalysis as mda
+    from MDAnalysis.lib.mdamath import triclinic_box
 
     suffix = spec.trajectory_format
     with tempfile.TemporaryDirectory(prefix="wayfinder-") as scratch:
@@ -225,6 +266,8 @@ def _write_trajectory(spec: SegmentSpec, frames: np.ndarray) -> FileRecord | Non
         with mda.Writer(str(path), n_atoms=frames.shape[1], dt=spec.dynamics.frame_ps, istart=1) as writer:
             for number, frame in enumerate(frames, start=1):
                 universe.atoms.positions = frame * 10.0  # MDAnalysis speaks Angstrom
+                if boxes is not None:
+                    universe.dimensions = triclinic_box(*boxes[number - 1] * 10.0)
                 universe.trajectory.ts.frame = number
                 universe.trajectory.ts.time = number * spec.dynamics.frame_ps
                 writer.write(universe.atoms)

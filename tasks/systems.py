@@ -1,4 +1,4 @@
-"""Molecular systems, prepared once and shipped: ff14SB in implicit solvent, ready for steps of 4 fs.
+"""Molecular systems, prepared once and shipped, ready for steps of 4 fs.
 
 Building a system takes seconds and many libraries; a `PreparedSystem` is plain data that any worker turns
 into a Context within milliseconds.
@@ -11,7 +11,6 @@ import io
 import logging
 import math
 import random
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -23,44 +22,60 @@ import openmm
 from openmm import app, unit
 
 from tasks.errors import BadInput, TaskFailed
-from tasks.messages import Dynamics
-from tasks.pdb import listed, read_pdb
+from tasks.inputs import Molecule, read_amber, read_gromacs, read_openmm, read_structure, structure_files
+from tasks.messages import Dynamics, Solvent
+from tasks.pdb import read_pdb
 from tasks.peptides import check_sequence, peptide_pdb
+from tasks.periodic import bond_tree, make_whole, nearest_tree
 from tasks.platforms import host_platform, new_context, resolve_platform
+from tasks.selection import backbone_dihedrals, select_atoms
+from tasks.solvation import add_barostat, add_water, build_system, check_templates, load_force_field
 
 logger = logging.getLogger(__name__)
 
-FORCE_FIELD = "amber14/protein.ff14SB.xml"
-# Heavy hydrogens slow the fastest angle vibrations, so that 4 fs are stable.
-HYDROGEN_MASS_AMU = 3.0
 PH = 7.0
 
 # The minimiser only has to remove clashes: the dynamics relaxes the rest at its own temperature.
 MINIMISER_STEPS = 200
-# From this many residues on a model that sees every heavy atom costs more than it learns.
-CA_ONLY_RESIDUES = 40
+# Hydrogens below this mass do not bear steps of 4 fs.
+_HEAVY_HYDROGEN_AMU = 2.0
 
-# mbondi2 radii and the OBC2 screening factors, as in Amber's igb=5 (Onufriev, Bashford, Case 2004,
-# doi:10.1002/prot.20033), for every element that an amino acid holds.
-_RADIUS_NM = {"H": 0.12, "C": 0.17, "N": 0.155, "O": 0.15, "S": 0.18}
-_RADIUS_OF_H_ON_N_NM = 0.13
-_SCREENING = {"H": 0.85, "C": 0.72, "N": 0.79, "O": 0.85, "S": 0.96}
+Files = tuple[str, str]
+
+_SOURCES = ("sequence", "pdb", "amber", "gromacs", "openmm_system")
 
 
 @dataclass(frozen=True, slots=True)
 class SystemSpec:
-    """A molecular system to prepare, from a sequence or from a PDB file.
+    """A molecular system to prepare, from one of ``sequence``, ``pdb``, ``amber``, ``gromacs``, ``openmm_system``.
 
     Attributes
     ----------
     name
         Shown in summaries and messages.
     sequence
-        One-letter codes; None where ``pdb`` is given.
+        One-letter codes.
     cap
         Put ACE and NME at the ends of the sequence.
     pdb
-        Path of a PDB file; None where ``sequence`` is given.
+        Path of a PDB file.
+    amber, gromacs
+        Paths of a topology and of coordinates.
+    openmm_system
+        Paths of a serialised System and of a PDB file.
+    solvent
+        None for what the files say, and implicit where there are none.
+    padding_nm, ionic_strength_M
+        Of the water that is added around a sequence or PDB file in explicit solvent.
+    pressure_bar
+        Of explicit solvent; 0 for a box of constant volume.
+    force_field
+        Names of OpenMM's XML files, for a sequence or PDB file; none for ff14SB.
+    features, store
+        MDAnalysis selections of what the model sees and of what trajectories keep; None for the defaults of
+        `tasks.selection.select_atoms`.
+    starts
+        Paths of structures with the same atoms, to start from instead; folders stand for the files in them.
     platform
         Name of an OpenMM platform, or ``auto``.
     seed
@@ -71,6 +86,17 @@ class SystemSpec:
     sequence: str | None = None
     cap: bool = False
     pdb: str | None = None
+    amber: Files | None = None
+    gromacs: Files | None = None
+    openmm_system: Files | None = None
+    solvent: Solvent | None = None
+    padding_nm: float = 1.0
+    ionic_strength_M: float = 0.15
+    pressure_bar: float = 1.0
+    force_field: tuple[str, ...] = ()
+    features: str | None = None
+    store: str | None = None
+    starts: tuple[str, ...] = ()
     temperature_K: float = 300.0
     platform: str = "auto"
     seed: int = 1
@@ -108,17 +134,26 @@ class PreparedSystem:
     system_xml
         OpenMM's serialised System.
     topology_pdb
-        PDB text of the minimised structure.
+        PDB text of the atoms that trajectories keep, minimised.
     positions : ndarray of shape (n_atoms, 3), float64
         Minimised, in nm.
     feature_indices : ndarray of shape (n_features,), int64
         Atoms that the model sees.
     stored_indices : ndarray of shape (n_stored,), int64
-        Atoms that trajectories keep: everything but water.
+        Atoms that trajectories keep: everything but water and its salt, unless the user chose.
     phi_indices, psi_indices : ndarray of shape (n, 4), int64
         Atoms of the backbone dihedrals of each residue that has both.
     platform
         Name of the OpenMM platform chosen.
+    box : ndarray of shape (3, 3), float64
+        Box vectors in nm; None where the system is not periodic.
+    feature_tree : ndarray of shape (n_features - 1, 2), int64
+        How the atoms that the model sees, counted from 0, hang together (`tasks.periodic.make_whole`); None where the
+        system is not periodic.
+    starts : ndarray of shape (n_starts, n_atoms, 3), float64
+        Where walkers begin, in nm; None for ``positions`` alone.
+    start_boxes : ndarray of shape (n_starts, 3, 3), float64
+        Their boxes in nm; None where there are no starts or no box.
     digest
         SHA-256 of all of the above, hexadecimal.
     """
@@ -132,6 +167,10 @@ class PreparedSystem:
     phi_indices: np.ndarray
     psi_indices: np.ndarray
     platform: str
+    box: np.ndarray | None = None
+    feature_tree: np.ndarray | None = None
+    starts: np.ndarray | None = None
+    start_boxes: np.ndarray | None = None
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -141,6 +180,17 @@ class PreparedSystem:
     def n_atoms(self) -> int:
         """Number of atoms."""
         return len(self.positions)
+
+    @property
+    def n_starts(self) -> int:
+        """Number of structures that walkers begin from."""
+        return 1 if self.starts is None else len(self.starts)
+
+    def basis(self) -> dict[str, np.ndarray]:
+        """Return where walkers begin, as segments take it: ``positions`` (n_starts, n_atoms, 3) and any ``box``."""
+        if self.starts is None:
+            return {"positions": self.positions[None]}
+        return {"positions": self.starts, **({} if self.start_boxes is None else {"box": self.start_boxes})}
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return the contents as named arrays that `tasks.transport` carries; text as uint8 (UTF-8)."""
@@ -165,6 +215,10 @@ class PreparedSystem:
             phi_indices=arrays["phi_indices"],
             psi_indices=arrays["psi_indices"],
             platform=_to_text(arrays["platform"]),
+            box=arrays.get("box"),
+            feature_tree=arrays.get("feature_tree"),
+            starts=arrays.get("starts"),
+            start_boxes=arrays.get("start_boxes"),
         )
         sent = _to_text(arrays["digest"])
         if prepared.digest != sent:
@@ -175,6 +229,12 @@ class PreparedSystem:
         return prepared
 
     def _contents(self) -> dict[str, np.ndarray]:
+        optional = {
+            "box": self.box,
+            "feature_tree": self.feature_tree,
+            "starts": self.starts,
+            "start_boxes": self.start_boxes,
+        }
         return {
             "name": _to_bytes(self.name),
             "system_xml": _to_bytes(self.system_xml),
@@ -185,6 +245,7 @@ class PreparedSystem:
             "phi_indices": self.phi_indices,
             "psi_indices": self.psi_indices,
             "platform": _to_bytes(self.platform),
+            **{name: array for name, array in optional.items() if array is not None},
         }
 
 
@@ -207,48 +268,68 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> str:
 def prepare(spec: SystemSpec) -> PreparedSystem:
     """Return a system ready to run; the same spec gives the same bytes in every process of a machine.
 
-    Hydrogens are added at pH 7. Of a PDB file the first model and the first of alternate locations are used,
-    missing heavy atoms are mended, selenomethionine becomes methionine, and water and ions are dropped, since
-    the solvent is implicit; each of these is logged at INFO.
+    To a sequence or PDB file hydrogens are added at pH 7. Of a PDB file the first model and the first of alternate
+    locations are used, missing heavy atoms are mended, selenomethionine becomes methionine, and water and ions are
+    dropped, since solvent is implicit or added anew; each of these is logged at INFO.
 
     Raises
     ------
     BadInput
-        When the spec contradicts itself, the platform is not there, or the PDB file cannot be simulated.
+        When the spec contradicts itself, the platform is not there, or what it names cannot be simulated.
     """
     _check(spec)
     source = _source(spec)
-    modeller = _heavy_atoms(spec)
-    with _seeded(spec.seed):
-        modeller.addHydrogens(pH=PH, platform=openmm.Platform.getPlatformByName("Reference"))
-    topology = modeller.topology
-    force_field = app.ForceField(FORCE_FIELD)
-    _check_templates(force_field, topology, source)
+    molecule = _molecule(spec, source)
+    system, topology, box = molecule.system, molecule.topology, molecule.box
     # Before minimising, which takes the longest.
     platform = resolve_platform(spec.platform, topology.getNumAtoms())
-    system = build_system(force_field, topology)
-    positions = _minimise(system, modeller.positions, source)
-    pdb = _pdb_text(topology, positions)
-    features, stored = select_atoms(pdb)
-    phi, psi = _backbone_dihedrals(topology)
+    start = molecule.positions
+    features, stored = select_atoms(_pdb_text(topology, start), spec.features, spec.store)
+    if box is not None:
+        _check_box(system, box, source)
+        start = make_whole(start[None], box[None], bond_tree(len(start), _bonds(molecule)))[0]
+    positions = _minimise(system, start, source)
+    starts, start_boxes = _starts(spec.starts, molecule)
+    phi, psi = backbone_dihedrals(topology)
     return PreparedSystem(
         name=spec.name,
         system_xml=openmm.XmlSerializer.serialize(system),
-        topology_pdb=pdb,
+        topology_pdb=_pdb_text(*_only(topology, positions, stored)),
         positions=positions,
         feature_indices=features,
         stored_indices=stored,
         phi_indices=phi,
         psi_indices=psi,
         platform=platform,
+        box=box,
+        feature_tree=None if box is None else nearest_tree(positions[features], box),
+        starts=starts,
+        start_boxes=start_boxes,
     )
 
 
+def _starts(paths: tuple[str, ...], molecule: Molecule) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Return minimised structures to start from and their boxes; None where none are given."""
+    if not paths:
+        return None, None
+    tree = bond_tree(len(molecule.positions), _bonds(molecule))
+    starts, boxes = [], []
+    for path in structure_files(paths):
+        positions, box = read_structure(path, [atom.name for atom in molecule.topology.atoms()])
+        if molecule.box is not None:
+            box = molecule.box if box is None else box
+            _check_box(molecule.system, box, f"starting structure {path}")
+            positions = make_whole(positions[None], box[None], tree)[0]
+            boxes.append(box)
+        starts.append(_minimise(molecule.system, positions, f"starting structure {path}", box))
+    return np.stack(starts), np.stack(boxes) if boxes else None
+
+
 def _check(spec: SystemSpec) -> None:
-    if (spec.sequence is None) == (spec.pdb is None):
-        raise BadInput(
-            f"system {spec.name!r} has sequence {spec.sequence!r} and pdb {spec.pdb!r}: give one of the two"
-        )
+    given = {name: value for name in _SOURCES if (value := getattr(spec, name)) is not None}
+    if len(given) != 1:
+        said = " and ".join(f"{name} {value!r}" for name, value in given.items()) or "nothing that it is made from"
+        raise BadInput(f"system {spec.name!r} has {said}: give one of {', '.join(_SOURCES)}")
     if spec.pdb is not None and spec.cap:
         raise BadInput(f"cap is for sequences: put ACE and NME into {spec.pdb} or leave cap out")
     if spec.sequence is not None:
@@ -265,7 +346,86 @@ def _check(spec: SystemSpec) -> None:
 
 def _source(spec: SystemSpec) -> str:
     """Return how messages name where a structure comes from."""
+    files = spec.amber or spec.gromacs or spec.openmm_system
+    if files is not None:
+        return f"the system of {' and '.join(files)}"
     return f"PDB file {spec.pdb}" if spec.pdb is not None else f"sequence {spec.sequence!r}"
+
+
+def _molecule(spec: SystemSpec, source: str) -> Molecule:
+    """Return the molecule with its force field, its barostat included, before it is minimised."""
+    if spec.openmm_system is not None:
+        molecule = read_openmm(*_paths(spec.openmm_system))
+        _warn_of_light_hydrogens(molecule, source)
+        return molecule
+    if spec.amber is not None:
+        molecule = read_amber(*_paths(spec.amber), spec.solvent)
+    elif spec.gromacs is not None:
+        molecule = read_gromacs(*_paths(spec.gromacs), spec.solvent)
+    else:
+        molecule = _build(spec, source)
+    if molecule.box is not None:
+        add_barostat(molecule.system, spec.pressure_bar, spec.temperature_K)
+    return molecule
+
+
+def _paths(files: Files) -> tuple[Path, Path]:
+    return Path(files[0]), Path(files[1])
+
+
+def _build(spec: SystemSpec, source: str) -> Molecule:
+    """Return the molecule of a sequence or PDB file."""
+    solvent = spec.solvent or "implicit"
+    modeller = _heavy_atoms(spec)
+    force_field = load_force_field(spec.force_field, solvent)
+    with _seeded(spec.seed):
+        modeller.addHydrogens(pH=PH, platform=openmm.Platform.getPlatformByName("Reference"))
+        check_templates(force_field, modeller.topology, source, ", ".join(spec.force_field) or "ff14SB")
+        if solvent == "explicit":
+            add_water(force_field, modeller, spec.padding_nm, spec.ionic_strength_M)
+    system = build_system(force_field, modeller.topology, solvent)
+    positions = np.array(modeller.positions.value_in_unit(unit.nanometer), dtype=np.float64)
+    return Molecule(system, modeller.topology, positions)
+
+
+def _warn_of_light_hydrogens(molecule: Molecule, source: str) -> None:
+    bonded = {atom.index for bond in molecule.topology.bonds() for atom in bond}
+    masses = [
+        molecule.system.getParticleMass(atom.index).value_in_unit(unit.dalton)
+        for atom in molecule.topology.atoms()
+        if atom.element is app.element.hydrogen and atom.index in bonded and atom.residue.name != "HOH"
+    ]
+    if masses and min(masses) < _HEAVY_HYDROGEN_AMU:
+        logger.warning("%s has hydrogens of %.3g Da: give --timestep-fs 2 or less", source, min(masses))
+
+
+def _check_box(system: Any, box: np.ndarray, source: str) -> None:
+    """Refuse a box in which an atom would meet itself within the cutoff."""
+    cutoffs = [
+        force.getCutoffDistance().value_in_unit(unit.nanometer)
+        for force in system.getForces()
+        if isinstance(force, openmm.NonbondedForce) and force.usesPeriodicBoundaryConditions()
+    ]
+    width = float(box.diagonal().min())
+    if cutoffs and width < 2 * max(cutoffs):
+        raise BadInput(
+            f"{source} has a box {width:.3g} nm wide, less than twice the cutoff of {max(cutoffs):g} nm: "
+            "take a larger box (--padding-nm where water is added)"
+        )
+
+
+def _bonds(molecule: Molecule) -> Iterator[tuple[int, int]]:
+    """Yield pairs of atoms that hang together, as the topology or the force field says: neither need say all."""
+    for one, other in molecule.topology.bonds():
+        yield one.index, other.index
+    for i in range(molecule.system.getNumConstraints()):
+        one, other, _ = molecule.system.getConstraintParameters(i)
+        yield one, other
+    for force in molecule.system.getForces():
+        if isinstance(force, openmm.HarmonicBondForce):
+            for i in range(force.getNumBonds()):
+                one, other, _, _ = force.getBondParameters(i)
+                yield one, other
 
 
 def _heavy_atoms(spec: SystemSpec) -> Any:
@@ -288,60 +448,16 @@ def _seeded(seed: int) -> Iterator[None]:
         random.setstate(state)
 
 
-def _check_templates(force_field: Any, topology: Any, source: str) -> None:
-    unmatched = force_field.getUnmatchedResidues(topology)
-    if unmatched:
-        raise BadInput(
-            f"{source} holds {listed(unmatched)}, whose atoms match no residue of ff14SB: correct their names, "
-            "take the hydrogens out so that they are added anew, or cap a chain of a single residue"
-        )
-
-
-def build_system(force_field: Any, topology: Any) -> Any:
-    """Return an OpenMM System without cutoff: bonds to hydrogen constrained, heavy hydrogens, implicit solvent."""
-    system = force_field.createSystem(
-        topology,
-        nonbondedMethod=app.NoCutoff,
-        constraints=app.HBonds,
-        hydrogenMass=HYDROGEN_MASS_AMU * unit.amu,
-        removeCMMotion=True,
-    )
-    system.addForce(solvent_force(system, topology))
-    return system
-
-
-def solvent_force(system: Any, topology: Any) -> Any:
-    """Return generalised Born solvent (OBC2, with its surface term) for a System with charges.
-
-    Equal to OpenMM's ``implicit/obc2.xml``, which makes a `CustomGBForce` of it that is 2 to 7 times slower.
-    """
-    (nonbonded,) = (force for force in system.getForces() if isinstance(force, openmm.NonbondedForce))
-    on_nitrogen = {
-        hydrogen.index
-        for bond in topology.bonds()
-        for hydrogen, other in (bond, reversed(bond))
-        if other.element is app.element.nitrogen
-    }
-    solvent = openmm.GBSAOBCForce()
-    solvent.setNonbondedMethod(openmm.GBSAOBCForce.NoCutoff)
-    solvent.setSoluteDielectric(1.0)
-    solvent.setSolventDielectric(78.5)
-    for atom in topology.atoms():
-        symbol = atom.element.symbol
-        polar = symbol == "H" and atom.index in on_nitrogen
-        charge, _, _ = nonbonded.getParticleParameters(atom.index)
-        solvent.addParticle(charge, _RADIUS_OF_H_ON_N_NM if polar else _RADIUS_NM[symbol], _SCREENING[symbol])
-    return solvent
-
-
-def _minimise(system: Any, positions: Any, source: str) -> np.ndarray:
+def _minimise(system: Any, positions: Any, source: str, box: np.ndarray | None = None) -> np.ndarray:
     """Return relaxed positions (n_atoms, 3) in nm, the same on every call.
 
     GPUs and several CPU threads add forces in an order that changes; Reference and one thread do not.
     """
     platform = host_platform(system.getNumParticles())
-    context = new_context(system, openmm.VerletIntegrator(0.001), platform)
     try:
+        context = new_context(system, openmm.VerletIntegrator(0.001), platform)
+        if box is not None and system.usesPeriodicBoundaryConditions():
+            context.setPeriodicBoxVectors(*box)
         context.setPositions(positions)
         openmm.LocalEnergyMinimizer.minimize(context, maxIterations=MINIMISER_STEPS)
         state = context.getState(positions=True, energy=True)
@@ -355,41 +471,22 @@ def _minimise(system: Any, positions: Any, source: str) -> np.ndarray:
     return relaxed
 
 
+def _only(topology: Any, positions: np.ndarray, indices: np.ndarray) -> tuple[Any, np.ndarray]:
+    """Return the topology and the positions of some of the atoms."""
+    if len(indices) == len(positions):
+        return topology, positions
+    kept = set(indices.tolist())
+    modeller = app.Modeller(topology, positions * unit.nanometer)
+    modeller.delete([atom for atom in topology.atoms() if atom.index not in kept])
+    return modeller.topology, positions[indices]
+
+
 def _pdb_text(topology: Any, positions: np.ndarray) -> str:
     """Return PDB text without OpenMM's header, which holds the date and so would change the digest."""
     text = io.StringIO()
     app.PDBFile.writeModel(topology, positions * unit.nanometer, text, keepIds=True)
     app.PDBFile.writeFooter(topology, text)
     return text.getvalue()
-
-
-def select_atoms(topology_pdb: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the atoms that the model sees and those that trajectories keep, as int64 indices.
-
-    The model sees heavy atoms, or the alpha carbons of solutes of 40 residues or more.
-    """
-    import MDAnalysis
-
-    with warnings.catch_warnings():
-        # It warns of columns that we leave empty (masses, charges, a box).
-        warnings.simplefilter("ignore", UserWarning)
-        universe = MDAnalysis.Universe(io.StringIO(topology_pdb), format="PDB", topology_format="PDB")
-    solute = universe.select_atoms("not water")
-    large = len(solute.residues) >= CA_ONLY_RESIDUES
-    features = solute.select_atoms("protein and name CA" if large else "not element H")
-    return features.indices.astype(np.int64), solute.indices.astype(np.int64)
-
-
-def _backbone_dihedrals(topology: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return atom indices of phi and psi, (n, 4) each, of the residues that have both."""
-    phi, psi = [], []
-    for chain in topology.chains():
-        named = [{atom.name: atom.index for atom in residue.atoms()} for residue in chain.residues()]
-        for before, here, after in zip(named, named[1:], named[2:], strict=False):
-            if "C" in before and {"N", "CA", "C"} <= here.keys() and "N" in after:
-                phi.append([before["C"], here["N"], here["CA"], here["C"]])
-                psi.append([here["N"], here["CA"], here["C"], after["N"]])
-    return np.array(phi, dtype=np.int64).reshape(-1, 4), np.array(psi, dtype=np.int64).reshape(-1, 4)
 
 
 def integrator(dynamics: Dynamics) -> Any:
@@ -411,6 +508,6 @@ def make_context(prepared: PreparedSystem, dynamics: Dynamics) -> Any:
     """
     system = openmm.XmlSerializer.deserialize(prepared.system_xml)
     platform = resolve_platform(dynamics.platform, prepared.n_atoms)
-    context = new_context(system, integrator(dynamics), platform)
+    context = new_context(system, integrator(dynamics), platform, dynamics.precision)
     context.setPositions(prepared.positions)
     return context

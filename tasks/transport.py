@@ -33,6 +33,9 @@ Arrays = Mapping[str, np.ndarray]
 # Kinds of store that a worker's site reaches, comma-separated; unset where there is no such bound.
 REACHES_VARIABLE = "WAYFINDER_REACHES"
 
+# Password of the Redis server; in the environment, for messages and files hold no secrets.
+PASSWORD_VARIABLE = "WAYFINDER_REDIS_PASSWORD"
+
 # Colmena doubles bytes (pickle, then hex), and a pipe carries 32 MiB.
 MAX_INLINE_BYTES = 8_000_000
 
@@ -54,6 +57,7 @@ class NamespacedRedisConnector(RedisConnector):
         self._redis_client = StrictRedis(
             host=hostname,
             port=port,
+            password=os.environ.get(PASSWORD_VARIABLE),
             socket_timeout=_REDIS_ANSWERS_S,
             socket_connect_timeout=_REDIS_CONNECTS_S,
             retry=Retry(ExponentialWithJitterBackoff(base=0.01, cap=1.0), 10, (RedisConnectionError,)),

@@ -58,10 +58,19 @@ class Campaign:
         Segments and learning reach no common store, so that data have to be moved both ways.
     inline
         Data travel in messages, not through stores.
+    n_starts
+        Structures that walkers begin from.
     """
 
     def __init__(
-        self, path: Path, *, slots: int = 2, crossing: bool = False, inline: bool = False, **settings: Any
+        self,
+        path: Path,
+        *,
+        slots: int = 2,
+        crossing: bool = False,
+        inline: bool = False,
+        n_starts: int = 1,
+        **settings: Any,
     ) -> None:
         self.settings = Settings(**{"max_segments": 12, **settings})
         self.path = path
@@ -92,7 +101,7 @@ class Campaign:
             self.settings,
             policy(self.settings.policy),
             self.settings.dynamics("Reference"),
-            Molecule("imagined", "digest", N_ATOMS, {"simulate": system, "infer": system}),
+            Molecule("imagined", "digest", N_ATOMS, {"simulate": system, "infer": system}, n_starts),
             self.destinations,
             self.ledger,
         )
@@ -353,7 +362,10 @@ class Campaign:
 
     def starts_left(self) -> bool:
         """Tell whether there is a start that is not quarantined."""
-        starts = [self.steering.simulate.basis.origin, *(w.own.origin for w in self.steering.simulate.walkers)]
+        starts = [
+            *(s.origin for s in self.steering.simulate.basis),
+            *(w.own.origin for w in self.steering.simulate.walkers),
+        ]
         offered = () if self.state.candidates is None else self.state.candidates.ids
         return any(origin not in self.state.quarantine for origin in (*starts, *offered))
 

@@ -35,6 +35,24 @@ def test_first_segments_begin_at_the_basis_with_seeds_of_their_own(make_campaign
     assert len({spec.seed for spec in specs}) == 4
 
 
+def test_several_starts_are_dealt_in_turn_and_kept_apart(make_campaign):
+    campaign = make_campaign(walkers=4, slots=2, n_starts=3)
+    specs = [send.spec for send in campaign.out("simulate")]
+    assert [(spec.parent_id, spec.parent_frame, spec.start_row) for spec in specs] == [
+        (None, 0, 0), (None, 1, 1), (None, 2, 2), (None, 0, 0),
+    ]  # fmt: skip
+    assert {spec.start for spec in specs} == {campaign.basis}
+    told = campaign.reader.execute("SELECT parent_id, parent_frame FROM task WHERE kind = 'simulate' ORDER BY id")
+    assert told.fetchall() == [(None, 0), (None, 1), (None, 2), (None, 0)]
+
+
+def test_of_several_starts_only_the_bad_one_is_quarantined(make_campaign):
+    campaign = make_campaign(walkers=2, slots=1, n_starts=2, policy="plain")
+    (again,) = failed_for_good(campaign, campaign.out("simulate")[0])
+    assert (again.spec.walker_id, again.spec.parent_id, again.spec.parent_frame) == (0, None, 1)
+    assert campaign.state.quarantine == {(None, 0)}
+
+
 def test_a_spec_says_all_that_a_worker_needs(make_campaign):
     campaign = make_campaign(trajectory_format="xtc", segment_ps=4.0)
     send = campaign.out("simulate")[0]

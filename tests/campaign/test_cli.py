@@ -91,6 +91,34 @@ def test_switches_stand_alone():
     assert parse(["--max-segments", "1", "--control"]).settings.control
 
 
+def test_force_fields_are_given_with_commas_or_one_by_one(config):
+    wanted = ("a.xml", "b.xml", "c.xml")
+    assert parse(["--forcefield", "a.xml,b.xml", "--forcefield", "c.xml"]).settings.forcefield == wanted
+    assert parse(["--config", config("forcefield: [a.xml, b.xml, c.xml]\n")]).settings.forcefield == wanted
+    assert parse(["--config", config("forcefield: a.xml, b.xml, c.xml\n")]).settings.forcefield == wanted
+
+
+def test_starting_structures_are_given_one_by_one(config):
+    wanted = (Path("/a.pdb"), Path("/b,c.pdb"))
+    assert parse(["--start", "/a.pdb", "--start", "/b,c.pdb"]).settings.start == wanted
+    assert parse(["--config", config("start: [/a.pdb, '/b,c.pdb']\n")]).settings.start == wanted
+    assert parse(["--config", config("start: /a.pdb\n")]).settings.start == wanted[:1]
+
+
+def test_pairs_of_files_are_lists_in_files(config):
+    path = config("gromacs: [/a.top, /b.gro]\nsolvent: explicit\n")
+    assert parse(["--config", path]).settings.gromacs == (Path("/a.top"), Path("/b.gro"))
+    other = parse(["--config", path, "--amber", "/p", "/c"]).settings
+    assert (other.gromacs, other.amber, other.solvent) == (None, (Path("/p"), Path("/c")), None)
+
+
+def test_another_solvent_on_the_command_line_replaces_the_water_in_the_file(config):
+    path = config("solvent: explicit\npadding-nm: 2\npressure-bar: 0\n")
+    assert parse(["--config", path, "--sequence", "AA"]).settings.padding_nm == 2
+    dry = parse(["--config", path, "--solvent", "vacuum"]).settings
+    assert (dry.solvent, dry.padding_nm, dry.pressure_bar) == ("vacuum", None, None)
+
+
 def test_molecule_on_the_command_line_replaces_the_one_in_the_file(config):
     path = config("sequence: AAA\ncap: true\n")
     other = parse(["--config", path, "--system", "chignolin"]).settings
@@ -119,6 +147,10 @@ def test_parsing_makes_no_file(tmp_path, monkeypatch):
     [
         [],
         ["--policy", "plain"],
+        ["--start", "a, b.pdb", "--start", "folder"],
+        ["--amber", "a b.prmtop", "c.rst7", "--pressure-bar", "0"],
+        ["--openmm-system", "s.xml", "s.pdb", "--features", "name CA and not resid 1:3"],
+        ["--solvent", "explicit", "--forcefield", "amber14-all.xml,amber14/opc.xml"],
         ["--policy", "random", "--max-minutes", "1e-5"],
         ["--sequence", "GYG", "--cap", "--no-retrain", "--friction", "1e-05"],
         ["--pdb", "caf\u00e9 \U0001f600/a:b #1.pdb", "--no-proxystore"],
@@ -183,6 +215,12 @@ def test_help_of_each_verb_shows_what_only_it_takes(help_text):
         (["--walkers", "4.5"], ["--walkers 4.5", "a whole number"]),
         (["--walkers="], ["--walkers ''", "a whole number"]),
         (["--walkers"], ["--walkers has no value: give a whole number"]),
+        (["--amber"], ["--amber lacks a value: give two paths (PRMTOP COORDS)"]),
+        (["--amber", "x"], ["--amber lacks a value: give two paths (PRMTOP COORDS)"]),
+        (["--amber=x"], ["--amber lacks a value"]),
+        (["--gromacs", "x", "--cap"], ["--gromacs lacks a value: give two paths (TOP GRO)"]),
+        (["--gromacs", "x", "y", "z"], ["z", "after its flag"]),
+        (["--forcefield", ""], ["--forcefield", "words with commas"]),
         (["--temperature", "nan"], ["--temperature nan", "(K)"]),
         (["--temperature=-inf"], ["--temperature -inf", "(K)"]),
         (["--temperature", "-inf"], ["--temperature", "-inf", "(K)"]),

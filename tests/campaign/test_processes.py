@@ -8,7 +8,7 @@ import time
 import psutil
 import pytest
 
-from campaign.processes import RUN_VARIABLE, new_run_id, parent_is, processes_of, reap
+from campaign.processes import RUN_VARIABLE, new_run_id, processes_of, reap
 
 SLEEPS = "print('up', flush=True); import time; time.sleep(60)"
 IGNORES = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SLEEPS
@@ -126,8 +126,3 @@ def test_the_reaper_and_its_ancestors_are_spared(tmp_path):
         [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=30, check=False
     )
     assert (ended.returncode, ended.stdout.strip()) == (0, "spared"), ended.stderr
-
-
-def test_an_orphan_knows_that_its_parent_is_another():
-    assert parent_is(os.getppid())
-    assert not parent_is(os.getpid())

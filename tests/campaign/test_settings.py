@@ -117,6 +117,12 @@ def test_settings_of_two_sites_that_share_no_redis():
         {"policy": "plain", "control": False, "min_model_versions": 0},
         {"no_retrain": True, "aae_weights": "/w.safetensors"},
         {"sequence": "AA", "cap": True},
+        {"solvent": "explicit", "padding_nm": 0.8, "ionic_strength": 0.0, "pressure_bar": 0.0},
+        {"gromacs": (Path("/t"), Path("/g")), "pressure_bar": 0.0},
+        {"amber": (Path("/p"), Path("/c")), "solvent": "implicit"},
+        {"start": (Path("/a.pdb"), Path("/b, c"))},
+        {"forcefield": ("amber14-all.xml", "implicit/gbn2.xml"), "pdb": "/p.pdb"},
+        {"features": "name CA", "store": "protein", "platform": "CUDA", "precision": "single"},
         {"frame_ps": 2.0, "segment_ps": 2.0},
         {"frame_ps": 0.004, "segment_ps": 0.004, "timestep_fs": 4.0},
     ],
@@ -132,6 +138,18 @@ def test_compatible_settings_are_accepted(values):
         ({"system": "chignolin", "sequence": "AAA"}, ["--system chignolin", "--sequence AAA", "only one"]),
         ({"sequence": "AAA", "pdb": "/x.pdb"}, ["--sequence AAA", "--pdb /x.pdb", "only one"]),
         ({"system": "chignolin", "pdb": "/x.pdb"}, ["--system chignolin", "--pdb /x.pdb"]),
+        ({"amber": ("/p", "/c"), "pdb": "/x.pdb"}, ["--amber /p /c", "--pdb /x.pdb", "only one"]),
+        ({"gromacs": ["/t", "/g"], "openmm_system": ("/s", "/x")}, ["--gromacs /t /g and --openmm-system /s /x"]),
+        ({"openmm_system": ("/s", "/x"), "solvent": "explicit"}, ["--solvent explicit", "--openmm-system"]),
+        ({"openmm_system": ("/s", "/x"), "pressure_bar": 1.0}, ["--pressure-bar 1", "--openmm-system"]),
+        ({"openmm_system": ("/s", "/x"), "forcefield": ("a.xml",)}, ["--forcefield a.xml", "--openmm-system"]),
+        ({"amber": ("/p", "/c"), "forcefield": ("a.xml", "b.xml")}, ["--forcefield a.xml b.xml", "--amber"]),
+        ({"gromacs": ("/t", "/g"), "padding_nm": 2.0}, ["--padding-nm 2", "--gromacs"]),
+        ({"padding_nm": 2.0}, ["--padding-nm 2", "--solvent explicit"]),
+        ({"solvent": "vacuum", "ionic_strength": 0.0}, ["--ionic-strength 0", "--solvent explicit"]),
+        ({"pressure_bar": 0.0}, ["--pressure-bar 0", "--solvent explicit"]),
+        ({"amber": ("/p", "/c"), "solvent": "implicit", "pressure_bar": 1.0}, ["--pressure-bar 1", "--solvent"]),
+        ({"platform": "CPU", "precision": "double"}, ["--precision double", "--platform CPU"]),
         ({"cap": True}, ["--cap", "--sequence SEQ"]),
         ({"system": "chignolin", "cap": True}, ["--cap", "--sequence SEQ"]),
         ({"policy": "plain", "aae_weights": "/w"}, ["--aae-weights /w", "--policy plain"]),
@@ -200,6 +218,13 @@ def test_contradictions_are_refused(values, named):
         ("system", "lysozyme", "alanine-dipeptide or chignolin"),
         ("policy", "greedy", "novelty, random or plain"),
         ("sequence", 5, "text (SEQ)"),
+        ("ionic_strength", -1.0, "of at least 0 and at most 5 (mol/l)"),
+        ("solvent", "oil", "implicit, explicit or vacuum"),
+        ("precision", "half", "single, mixed or double"),
+        ("amber", "p", "two paths (PRMTOP COORDS)"),
+        ("gromacs", 3, "two paths (TOP GRO)"),
+        ("features", "", "text (SELECTION)"),
+        ("start", "", "paths (FILE)"),
         ("pdb", "", "a path (FILE)"),
         ("pdb", "a\0b", "a path (FILE)"),
         ("pdb", 3, "a path (FILE)"),
@@ -214,6 +239,8 @@ def test_impossible_values_are_refused(name, value, remedy):
 
 NUMBERS = {name: core_type(f) for name, f in Settings.model_fields.items() if core_type(f) in (int, float)}
 MAY_BE_ZERO = {
+    "ionic_strength",
+    "pressure_bar",
     "min_segment_seconds",
     "infer_every",
     "ps_threshold",
@@ -228,8 +255,8 @@ def test_numbers_have_a_lower_bound(name):
     flag = f"--{name.replace('_', '-')}"
     assert f"{flag} -1 cannot be used" in refusal(**{name: -1})
     if name in MAY_BE_ZERO:
-        # The plain policy, because only it can do without inference.
-        assert getattr(Settings(policy="plain", **{name: 0}), name) == 0
+        # The plain policy, because only it can do without inference; explicit water has more to say.
+        assert getattr(Settings(policy="plain", solvent="explicit", **{name: 0}), name) == 0
     else:
         assert f"{flag} 0 cannot be used" in refusal(**{name: 0})
 
@@ -243,6 +270,29 @@ def test_numbers_are_finite(name, value):
 @pytest.mark.parametrize("name", ["sequence", "simulate_site", "ml_site", "redishost"])
 def test_names_are_not_empty(name):
     assert f"--{name.replace('_', '-')} '' cannot be used" in refusal(**{name: ""})
+
+
+@pytest.mark.parametrize("value", [("/p",), ("/p", "/c", "/d"), ("/p", ""), ("/p", 3), ["/p", None]])
+def test_pairs_of_files_are_two_paths(value):
+    assert "cannot be used: give two paths (PRMTOP COORDS)" in refusal(amber=value)
+
+
+@pytest.mark.parametrize("value", [(), ("",), ("a.xml", ""), "a.xml"])
+def test_force_fields_are_words(value):
+    assert "cannot be used: give words with commas between them (XML[,XML])" in refusal(forcefield=value)
+
+
+def test_pairs_of_files_become_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Settings(amber=["a.prmtop", "/b.rst7"]).amber == (tmp_path / "a.prmtop", Path("/b.rst7"))
+
+
+def test_explicit_water_says_what_it_is():
+    water = Settings(solvent="explicit", padding_nm=2.0)
+    assert (water.padding_nm, water.ionic_strength, water.pressure_bar) == (2.0, 0.15, 1.0)
+    files = Settings(amber=("/p", "/c"), solvent="explicit")
+    assert (files.padding_nm, files.ionic_strength, files.pressure_bar) == (None, None, 1.0)
+    assert Settings().pressure_bar is None
 
 
 def test_unknown_setting_is_refused_with_the_closest():
@@ -310,6 +360,9 @@ def test_remedy_for_a_frame_that_does_not_divide_works(segment_ps, frame_ps):
             "lockstep": st.booleans(),
             "simulate_site": st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
             "aae_weights": st.none(),
+            "solvent": st.sampled_from(["explicit", "vacuum"]),
+            "forcefield": st.lists(st.sampled_from(["a.xml", "dir/b.xml"]), min_size=1, max_size=3).map(tuple),
+            "features": st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
             "pdb": st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1),
         },
     )

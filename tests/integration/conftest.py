@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ class Campaign:
 
     def __init__(self, run_dir: Path, *flags: str, env: dict[str, str] | None = None) -> None:
         self.run_dir = run_dir
-        environment = {name: value for name, value in os.environ.items() if name != "WAYFINDER_RUN"}
+        # As from a user's shell, not from within a run.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("WAYFINDER_")}
         self.process = subprocess.Popen(
             [sys.executable, str(ROOT / "run.py"), "--run-dir", str(run_dir), *flags],
             cwd=ROOT,
@@ -136,3 +138,16 @@ def short_run(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
     )
     assert run.wait() == 0, run.err
     return run
+
+
+@contextmanager
+def small_disk(path: Path, size: str) -> Iterator[Path]:
+    """Mount a file system that is soon full."""
+    path.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True)

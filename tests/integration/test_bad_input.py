@@ -10,17 +10,16 @@ import pytest
 
 from sites.redis_server import free_port
 from tasks.models import fit_pca
-from tests.integration.conftest import ROOT
+from tests.integration.conftest import ROOT, small_disk
 
 
-def refuse(tmp_path: Path, *flags: str) -> str:
+def refuse(tmp_path: Path, *flags: str, home: Path | None = None) -> str:
     """Return the sentence with which a command is refused."""
     before = snapshot(tmp_path)
-    environment = {name: value for name, value in os.environ.items() if name != "WAYFINDER_RUN"}
     ended = subprocess.run(
         [sys.executable, str(ROOT / "run.py"), *flags],
         cwd=ROOT,
-        env=environment | {"HOME": str(tmp_path)},
+        env=os.environ | {"HOME": str(home or tmp_path)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -134,3 +133,21 @@ def test_store_that_the_site_does_not_reach(tmp_path: Path) -> None:
 
 def test_unknown_flag(tmp_path: Path) -> None:
     assert "--max-segmens" in refuse(tmp_path, "--max-segmens", "5")
+
+
+@pytest.mark.parametrize("name", ["a run", "it's", "a$b"])
+def test_path_that_start_scripts_cannot_take(tmp_path: Path, name: str) -> None:
+    sentence = refuse(tmp_path, "--run-dir", str(tmp_path / "deep" / name), "--max-segments", "5")
+    assert "start scripts" in sentence
+    assert "--run-dir" in sentence
+
+
+def test_home_that_cannot_be_written(tmp_path: Path) -> None:
+    flags = ("--run-dir", str(tmp_path / "deep" / "run"), "--ps-file-dir", str(tmp_path / "stores" / "x"))
+    assert "set HOME" in refuse(tmp_path, *flags, "--max-segments", "5", home=Path("/proc"))
+
+
+def test_disk_that_is_full_although_nothing_was_asked_of_it(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "12k") as disk:
+        sentence = refuse(tmp_path, "--run-dir", str(disk / "run"), "--min-free-mb", "0", "--max-segments", "5")
+    assert str(tmp_path / "disk") in sentence

@@ -3,13 +3,17 @@
 import json
 import os
 import signal
+import stat
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.integration.conftest import Campaign
+from tests.integration.conftest import ROOT, Campaign, small_disk
 
 Start = Callable[..., Campaign]
 
@@ -59,7 +63,7 @@ def assert_ended_in_order(run: Campaign, status: str) -> None:
     assert "Traceback" not in run.err
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_ends_the_campaign_in_order(campaign: Start, number: signal.Signals, code: int) -> None:
     run = campaign(*LONG)
     run.until_segments(10)
@@ -136,16 +140,22 @@ def test_a_killed_task_server_ends_the_campaign_with_a_sentence(campaign: Start)
     assert run.processes(run_id) == []
 
 
-def test_a_killed_main_process_leaves_nothing_running(campaign: Start) -> None:
+@pytest.mark.parametrize("with_server", [False, True])
+def test_a_killed_main_process_leaves_nothing_running(campaign: Start, with_server: bool) -> None:
     run = campaign(*LONG, "--queue", "redis")
     run.until_segments(10)
     run_id = run.run_id
-    run.process.kill()
+    keys = Path.home() / ".wayfinder" / run_id
+    assert stat.S_IMODE(keys.stat().st_mode) == 0o700
+    server = [child for child in psutil.Process(run.process.pid).children() if "run.py" in _command(child)]
+    for process in [run.process, *(server if with_server else [])]:
+        process.kill()
     run.process.wait()
     deadline = time.monotonic() + 15
     while run.processes(run_id) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert run.processes(run_id) == []
+    assert not keys.exists()
     committed = run.ask("SELECT count(*) FROM task WHERE kind = 'simulate' AND state = 'complete'")[0][0]
     # Traces are a view of what was committed: at most the last line is missing.
     assert committed - 1 <= len(run.traces("simulation")) <= committed
@@ -217,3 +227,46 @@ def test_failed_start_of_workers_is_told(campaign: Start) -> None:
     assert run.wait(60) == 1
     assert "did not answer within --start-timeout" in run.summary()["reason"]
     assert json.loads((run.run_dir / "params.json").read_text())["start_timeout"] == 0.2
+
+
+def test_a_reader_that_is_gone_does_not_end_the_campaign(campaign: Start) -> None:
+    run = campaign("--max-segments", "40", "--min-segment-seconds", "0.2")
+    assert run.process.stdout is not None
+    run.process.stdout.close()
+    assert run.process.wait(90) == 0
+    assert run.summary()["status"] == "complete"
+
+
+def test_a_disk_that_fills_up_ends_the_campaign_with_a_sentence(campaign: Start, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "1500k"):
+        run = campaign("--max-segments", "3000", "--min-free-mb", "0", name="disk/run")
+        assert run.wait() == 1
+        assert "Traceback" not in run.err
+        assert run.out.splitlines()[-1] == f"run directory: {run.run_dir}"
+        assert "failed" in run.out
+        assert not (run.run_dir / "proxystore").exists()
+
+
+def test_time_that_is_up_does_not_wait_for_long_segments(campaign: Start) -> None:
+    run = campaign("--max-minutes", "0.05", "--min-segment-seconds", "60", "--grace-s", "2")
+    assert run.wait(45) == 0
+    assert run.summary()["status"] == "complete"
+    assert run.ask("SELECT DISTINCT state FROM task") == [("ready",)]
+
+
+def test_a_run_within_a_run_has_an_id_of_its_own(campaign: Start) -> None:
+    run = campaign("--max-segments", "6", env={"WAYFINDER_RUN": "the-outer", "WAYFINDER_STARTED": "1"})
+    run.until(lambda: run.run_id != "the-outer", 10)
+    assert run.wait() == 0
+
+
+@pytest.mark.parametrize("seconds", [0.3, 5.0])
+def test_a_signal_before_anything_was_begun_leaves_nothing(tmp_path: Path, seconds: float) -> None:
+    # So long a chain takes many seconds to minimise.
+    command = [sys.executable, str(ROOT / "run.py"), "--sequence", "AG" * 100, "--run-dir", str(tmp_path / "run")]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=15)
+    assert (process.returncode, out, err) == (143, "", "")
+    assert not (tmp_path / "run").exists()

@@ -26,7 +26,7 @@ def resources(tmp_path):
 
 @pytest.fixture
 def no_gpus(monkeypatch):
-    monkeypatch.setattr(local, "count_gpus", lambda: 0)
+    monkeypatch.setattr(local, "gpus", list)
 
 
 @pytest.mark.usefixtures("no_gpus")
@@ -80,7 +80,7 @@ def test_keys_lie_in_a_private_directory_and_nowhere_else(resources, tmp_path, m
 
 
 def test_segment_workers_share_the_devices_there_are(resources, monkeypatch):
-    monkeypatch.setattr(local, "count_gpus", lambda: 2)
+    monkeypatch.setattr(local, "gpus", lambda: ["0", "1"])
     site = local.local()
     simulate, learn = site.simulate(resources), site.learn(resources)
     assert simulate.available_accelerators == ["0", "1", "0"]
@@ -102,12 +102,20 @@ def test_gpus_are_counted_as_nvidia_smi_lists_them(tmp_path, monkeypatch, script
     listing.write_text(f"#!/bin/sh\n{script}\n")
     listing.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert local.count_gpus() == count
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert local.gpus() == [str(number) for number in range(count)]
 
 
 def test_without_nvidia_smi_there_are_no_gpus(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert local.count_gpus() == 0
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert local.gpus() == []
+
+
+@pytest.mark.parametrize(("allotted", "devices"), [("3", ["3"]), ("1, 2", ["1", "2"]), ("", []), ("-1", [])])
+def test_only_allotted_devices_are_used(monkeypatch, allotted, devices):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allotted)
+    assert local.gpus() == devices
 
 
 def test_workers_keep_to_one_thread_and_to_the_stores_they_reach(tmp_path):

@@ -18,8 +18,9 @@ from tasks.errors import BadInput, TaskFailed
 from tasks.messages import Dynamics
 from tasks.peptides import AMINO_ACIDS, peptide_pdb
 from tasks.platforms import platform_properties, resolve_platform
+from tasks.selection import select_atoms
+from tasks.solvation import FORCE_FIELD, solvent_force
 from tasks.systems import (
-    FORCE_FIELD,
     NAMED_SYSTEMS,
     PreparedSystem,
     SystemSpec,
@@ -27,8 +28,6 @@ from tasks.systems import (
     make_context,
     named_system,
     prepare,
-    select_atoms,
-    solvent_force,
 )
 from tasks.transport import pack, unpack
 
@@ -503,8 +502,8 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (SystemSpec("x"), "'x' has sequence None and pdb None: give one of the two"),
-        (SystemSpec("x", sequence="AA", pdb="y.pdb"), "has sequence 'AA' and pdb 'y.pdb': give one"),
+        (SystemSpec("x"), "'x' has nothing that it is made from: give one of sequence, pdb"),
+        (SystemSpec("x", sequence="AA", pdb="y.pdb"), "has sequence 'AA' and pdb 'y.pdb': give one of sequence"),
         (SystemSpec("x", pdb="y.pdb", cap=True), "cap is for sequences: put ACE and NME into y.pdb"),
         (SystemSpec("x", sequence="AXA"), "'AXA' holds 'X', which names no amino acid"),
         (SystemSpec("x", sequence="A"), "'A' is a lone amino acid, .*: set cap"),

@@ -1,0 +1,1 @@
+"""Figures that the README quotes: each module is one command, ``python -m benchmarks.NAME``."""

@@ -1,0 +1,89 @@
+"""What benchmarks compute from what they saw."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.efficiency import CASES, rate
+from benchmarks.latency import Sample, cost_between
+from benchmarks.learning import growth
+from benchmarks.sampling import ARMS, Journal, Run, code_digest, figures_of
+
+
+def test_rate_of_one_worker_leaves_the_first_segment_out() -> None:
+    assert rate([[100.0, 101.0, 102.0, 103.0]], 2.0) == pytest.approx(2.0)
+
+
+def test_rate_of_two_workers_counts_only_while_both_are_busy() -> None:
+    # 2 ps each second and each half second; the second worker stops long before the first.
+    slow, fast = np.arange(0.0, 30.0, 1.0), np.arange(0.25, 10.0, 0.5)
+    assert rate([list(slow), list(fast)], 2.0) == pytest.approx(6.0)
+
+
+def test_efficiency_measures_what_is_wanted() -> None:
+    wanted = {(case.segment_ps, case.layout): case.wanted for case in CASES if case.system == "alanine-dipeptide"}
+    assert wanted == {
+        (2, "a"): 0.70, (20, "a"): 0.97, (100, "a"): 0.98, (2, "b"): 0.55, (20, "b"): 0.88, (100, "b"): 0.92,
+    }  # fmt: skip
+
+
+def test_cost_is_cpu_per_segment_between_two_counts() -> None:
+    samples = [
+        Sample(0, 5.0, 10),
+        Sample(98, 6.0, 20),
+        Sample(103, 6.1, 30),
+        Sample(503, 7.1, 40),
+        Sample(600, 9, 50),
+    ]
+    seconds, memory = cost_between(samples, 100, 500)
+    assert seconds == pytest.approx(1.0 / 400)
+    assert memory == 40
+
+
+def test_growth_compares_after_the_reference_set_is_full() -> None:
+    newest = np.arange(4, 1000, 4)
+    seconds = np.where(newest < 250, 0.01, np.where(newest < 900, 0.02, 0.03))
+    assert growth(seconds, newest, 250, 90) == pytest.approx(1.5)
+
+
+def a_run(arm: str, seed: int, coverage: float, *, padded: bool = True, keep_busy: bool = False) -> Run:
+    return Run(arm, padded, seed, f"{arm} {seed} {padded}", "code", keep_busy, coverage, 0.95)
+
+
+def test_sampling_ratios_pair_seeds() -> None:
+    runs = [a_run("plain", 1, 100), a_run("plain", 2, 200), a_run("novelty", 1, 150), a_run("novelty", 2, 260)]
+    runs += [a_run("novelty", 3, 999), a_run("plain", 1, 10, padded=False), a_run("novelty", 1, 12, padded=False)]
+    figures = figures_of(runs, list(ARMS))
+    assert figures["novelty / plain"].value == pytest.approx(1.4)
+    assert figures["novelty / plain"].ok is True
+    assert figures["novelty: segments steered"].value == pytest.approx(0.95)
+    assert figures["novelty / plain, not padded"].value == pytest.approx(1.2)
+    assert figures["novelty / plain, not padded"].wanted is None
+    assert figures["random / plain"].value is None
+
+
+def test_sampling_without_its_runs_has_missed() -> None:
+    assert figures_of([], list(ARMS))["novelty / plain"].ok is False
+
+
+def test_sampling_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    first = Journal(tmp_path / "out.json")
+    quiet, busy = a_run("plain", 1, 100), a_run("plain", 2, 100, keep_busy=True)
+    first.add(quiet)
+    first.add(busy)
+    again = Journal(tmp_path / "out.json")
+    assert again.find(quiet.command, "code", keep_busy=False) == quiet
+    assert again.find(quiet.command, "other code", keep_busy=False) is None
+    assert again.find("other flags", "code", keep_busy=False) is None
+    assert again.find(busy.command, "code", keep_busy=False) is None
+    assert again.find(busy.command, "code", keep_busy=True) == busy
+
+
+def test_sampling_without_a_file_keeps_nothing(tmp_path: Path) -> None:
+    Journal(None).add(a_run("plain", 1, 100))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_code_digest_repeats() -> None:
+    assert code_digest() == code_digest()
