@@ -148,6 +148,6 @@ def test_home_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_disk_that_is_full_although_nothing_was_asked_of_it(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", "12k") as disk:
+    with small_disk(tmp_path / "disk", "8k") as disk:
         sentence = refuse(tmp_path, "--run-dir", str(disk / "run"), "--min-free-mb", "0", "--max-segments", "5")
     assert str(tmp_path / "disk") in sentence
