@@ -17,6 +17,9 @@ from tests.integration.conftest import ROOT, Campaign, small_disk
 
 Start = Callable[..., Campaign]
 
+# Left out of `make test`: another test there goes most of the same way.
+SLOW = pytest.mark.slow
+
 # Long enough to be interrupted; paced, so that the machine's load decides little.
 LONG = ("--max-segments", "5000", "--min-segment-seconds", "0.1")
 
@@ -63,7 +66,14 @@ def assert_ended_in_order(run: Campaign, status: str) -> None:
     assert "Traceback" not in run.err
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=SLOW),
+        pytest.param(signal.SIGHUP, 129, marks=SLOW),
+    ],
+)
 def test_a_signal_ends_the_campaign_in_order(campaign: Start, number: signal.Signals, code: int) -> None:
     run = campaign(*LONG)
     run.until_segments(10)
@@ -75,6 +85,7 @@ def test_a_signal_ends_the_campaign_in_order(campaign: Start, number: signal.Sig
     assert run.processes(run_id) == []
 
 
+@SLOW
 def test_results_still_arrive_after_a_signal(campaign: Start) -> None:
     run = campaign("--max-segments", "500", "--min-segment-seconds", "2")
     run.until_segments(2)
@@ -112,7 +123,7 @@ def test_a_signal_while_workers_start(campaign: Start) -> None:
     [
         ("HTEX interchange", (), "interchange"),
         ("redis-server", ("--queue", "redis", "--simulate-ps-backend", "redis"), "Redis"),
-        ("redis-server", ("--simulate-ps-backend", "redis"), "Redis"),
+        pytest.param("redis-server", ("--simulate-ps-backend", "redis"), "Redis", marks=SLOW),
     ],
 )
 def test_a_killed_server_ends_the_campaign_with_a_sentence(
@@ -140,7 +151,7 @@ def test_a_killed_task_server_ends_the_campaign_with_a_sentence(campaign: Start)
     assert run.processes(run_id) == []
 
 
-@pytest.mark.parametrize("with_server", [False, True])
+@pytest.mark.parametrize("with_server", [pytest.param(False, marks=SLOW), True])
 def test_a_killed_main_process_leaves_nothing_running(campaign: Start, with_server: bool) -> None:
     run = campaign(*LONG, "--queue", "redis")
     run.until_segments(10)
@@ -176,7 +187,7 @@ def test_a_killed_worker_costs_an_attempt(campaign: Start) -> None:
     assert failed["task_info"]["segment_id"] == task
 
 
-@pytest.mark.parametrize("executor", ["cpu", "gpu"])
+@pytest.mark.parametrize("executor", ["cpu", pytest.param("gpu", marks=SLOW)])
 def test_a_killed_manager_is_replaced(campaign: Start, executor: str) -> None:
     run = campaign(
         *("--max-segments", "150", "--min-segment-seconds", "0.3", "--heartbeat-threshold-s", "4"),
@@ -208,6 +219,7 @@ def test_segments_that_always_fail_end_the_campaign(campaign: Start) -> None:
     assert "Traceback" in error
 
 
+@SLOW
 def test_time_is_a_limit(campaign: Start) -> None:
     run = campaign("--max-minutes", "0.05", "--min-segment-seconds", "0.2")
     assert run.wait(60) == 0
@@ -215,6 +227,7 @@ def test_time_is_a_limit(campaign: Start) -> None:
     assert 5 <= run.summary()["segments"] <= 60
 
 
+@SLOW
 def test_a_task_past_its_deadline_is_tried_again_and_given_up(campaign: Start) -> None:
     run = campaign("--max-segments", "20", "--segment-ps", "2000", "--frame-ps", "2", "--task-timeout", "1")
     assert run.wait(60) == 1
@@ -254,6 +267,7 @@ def test_time_that_is_up_does_not_wait_for_long_segments(campaign: Start) -> Non
     assert run.ask("SELECT DISTINCT state FROM task") == [("ready",)]
 
 
+@SLOW
 def test_a_run_within_a_run_has_an_id_of_its_own(campaign: Start) -> None:
     run = campaign("--max-segments", "6", env={"WAYFINDER_RUN": "the-outer", "WAYFINDER_STARTED": "1"})
     run.until(lambda: run.run_id != "the-outer", 10)

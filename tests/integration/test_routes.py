@@ -66,6 +66,7 @@ def test_without_stores(campaign: Start) -> None:
     assert not any(line["task_info"]["proxied"] for line in run.traces("simulation"))
 
 
+@pytest.mark.slow
 def test_a_store_in_another_directory(campaign: Start, tmp_path: Path) -> None:
     stores = tmp_path / "stores"
     stores.mkdir()
@@ -86,6 +87,7 @@ def test_lockstep_repeats_every_decision(campaign: Start) -> None:
     assert first.summary()["coverage"] == second.summary()["coverage"]
 
 
+@pytest.mark.slow
 def test_another_seed_decides_otherwise(campaign: Start) -> None:
     first = campaign(*SHORT, "--lockstep", "--seed", "5", name="first")
     second = campaign(*SHORT, "--lockstep", "--seed", "6", name="second")
@@ -95,6 +97,7 @@ def test_another_seed_decides_otherwise(campaign: Start) -> None:
     assert not set(first.ask(digests)) & set(second.ask(digests))
 
 
+@pytest.mark.slow
 def test_random_and_pca(campaign: Start) -> None:
     random = campaign(*SHORT, "--policy", "random", name="random")
     assert_complete(random)
@@ -104,6 +107,7 @@ def test_random_and_pca(campaign: Start) -> None:
     assert pca.summary()["model_versions"] >= 1
 
 
+@pytest.mark.slow
 def test_pretrained_weights_are_version_0(campaign: Start) -> None:
     trained = campaign(*SHORT, "--min-model-versions", "1", name="trained")
     assert trained.wait() == 0
@@ -116,6 +120,7 @@ def test_pretrained_weights_are_version_0(campaign: Start) -> None:
         assert reference["latent"].shape[1] == 8
 
 
+@pytest.mark.slow
 def test_a_peptide_of_ones_own_as_xtc(campaign: Start) -> None:
     run = campaign(
         *("--sequence", "AG", "--cap", "--policy", "plain", "--max-segments", "6", "--trajectory-format", "xtc"),
@@ -126,6 +131,7 @@ def test_a_peptide_of_ones_own_as_xtc(campaign: Start) -> None:
     assert run.summary()["coverage"]["metric"] == "phi_psi_cells"
 
 
+@pytest.mark.slow
 def test_a_config_file_and_a_flag_that_wins(campaign: Start, tmp_path: Path) -> None:
     config = tmp_path / "mine.yaml"
     config.write_text("max-segments: 500\npolicy: plain\nsegment_ps: 0.5\n")
