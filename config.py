@@ -12,21 +12,25 @@ from parsl.executors import HighThroughputExecutor
 from parsl.launchers import MpiExecLauncher, SrunLauncher
 from parsl.providers import PBSProProvider, SlurmProvider
 
+from sites.devices import sharing
 from sites.htex import htex
 from sites.local import local
-from sites.site import Resources, Site, SiteMaker, worker_environment
+from sites.site import Resources, Site, SiteMaker, no_devices, worker_environment
 from tasks.errors import BadInput
 
 
 def example_slurm() -> Site:
     """Return an example of a cluster under Slurm: GPU nodes, 4 devices each, a file system shared with this host.
 
-    The values are NERSC Perlmutter's; put your own account, module and environment lines.
+    The values are NERSC Perlmutter's; put your own account, module and environment lines. With NVIDIA's devices a
+    number of accelerators is enough: Parsl divides it by the devices that it finds on a node, and each gets its share
+    of the workers. With others name the device of each worker (`sites.devices.deal`).
     """
     devices_per_node, nodes = 4, 1
     reaches = frozenset({"file", "inline"})
 
-    def executor(label: str, resources: Resources) -> HighThroughputExecutor:
+    def executor(label: str, resources: Resources, per_device: int = 1) -> HighThroughputExecutor:
+        environment = worker_environment(reaches, shared=sharing(per_device), pinned=True)
         provider = SlurmProvider(
             partition=None,
             qos="regular",
@@ -39,23 +43,23 @@ def example_slurm() -> Site:
             walltime="02:00:00",
             exclusive=False,
             scheduler_options=f"#SBATCH --gpus-per-node={devices_per_node}",
-            worker_init=f"module load python\nsource activate wayfinder\n{worker_environment(reaches)}",
+            worker_init=f"module load python\nsource activate wayfinder\n{environment}",
             launcher=SrunLauncher(overrides=f"--gpus-per-node={devices_per_node} -c 64"),
         )
         return htex(
             label,
             provider,
             resources,
-            workers_per_node=devices_per_node,
+            workers_per_node=devices_per_node * per_device,
             address=address_by_hostname(),
-            accelerators=devices_per_node,
+            accelerators=devices_per_node * per_device,
         )
 
     return Site(
         name="example-slurm",
-        simulate=lambda resources: executor("slurm-simulate", resources),
+        simulate=lambda resources: executor("slurm-simulate", resources, resources.segments_per_device or 1),
         learn=lambda resources: executor("slurm-learn", resources),
-        simulate_slots=lambda resources: nodes * devices_per_node,
+        simulate_slots=lambda resources: nodes * devices_per_node * (resources.segments_per_device or 1),
         learn_slots=lambda resources: nodes * devices_per_node,
         reaches=reaches,
         shares_run_dir=True,
@@ -71,6 +75,7 @@ def example_pbs() -> Site:
     reaches = frozenset({"file", "inline"})
 
     def executor(label: str, resources: Resources) -> HighThroughputExecutor:
+        no_devices("example-pbs", resources)
         provider = PBSProProvider(
             queue="prod",
             account="MyProject",

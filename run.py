@@ -30,39 +30,42 @@ if __name__ == "__main__":
         signal.signal(_number, lambda number, frame: os._exit(128 + number))
 
 import json
-import logging
-import re
 import secrets
 import shutil
 import signal
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from parsl.executors.base import ParslExecutor
 
 import config
 from agents.launch import Plan, probe_executors, run_campaign
-from agents.probing import ProbeFailed, problems
+from agents.outlook import Machine, look_ahead, refuse_what_cannot_fit
+from agents.probing import ProbeFailed, lines, problems
 from agents.state import Destination
 from agents.supervisor import Signals
 from campaign.cli import Command, parse
-from campaign.display import tell
+from campaign.control import comparison, control_settings
+from campaign.display import announcement, cautions, tell
 from campaign.faults import reach
+from campaign.molecule import read_weights, system_spec
 from campaign.preparing import prepare_aside
-from campaign.rundir import RunDirectory
+from campaign.rundir import RunDirectory, make_private_dir, refuse_unquotable
 from campaign.settings import Settings
 from campaign.stores import Stores
-from campaign.summary import Summary, describe
+from campaign.summary import Summary
+from campaign.timing import time_aside
 from sites import globus_store, local, redis_server
+from sites.devices import gpus
 from sites.site import REACHES_ALL, Resources, Site
-from tasks import models, systems
 from tasks.errors import BadInput
 from tasks.messages import StoreKind, Topic
+from tasks.platforms import GPU_PLATFORMS
+from tasks.prepared import PreparedSystem
 from tasks.transport import PASSWORD_VARIABLE
 
 RUNS = Path(__file__).parent / "runs"
@@ -75,7 +78,7 @@ def main(argv: list[str]) -> int:
     try:
         command = parse(argv)
         with Signals() as signals:
-            run = probe if command.verb == "probe" else start
+            run = probe if command.verb == "probe" else dry_run if command.dry_run else start
             return run(command, signals)
     except Interrupted as error:
         return error.exit_code
@@ -92,10 +95,44 @@ class Interrupted(Exception):
         self.exit_code = 128 + number
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a run is made of, before it has a directory.
+
+    Attributes
+    ----------
+    kinds
+        Kind of each topic's store.
+    began
+        Monotonic.
+    """
+
+    settings: Settings
+    prepared: PreparedSystem
+    sites: dict[Topic, Site]
+    kinds: dict[Topic, StoreKind]
+    began: float
+
+    @classmethod
+    def gather(cls, settings: Settings, prepared: PreparedSystem, began: float) -> Parts:
+        """Return the parts that the settings ask for.
+
+        Raises
+        ------
+        BadInput
+            For a site that is not known, and for a store that a site does not reach.
+        """
+        sites: dict[Topic, Site] = {
+            "simulate": config.site(settings.simulate_site),
+            "infer": config.site(settings.ml_site),
+        }
+        return cls(settings, prepared, sites, _store_kinds(settings, sites), began)
+
+
 def start(command: Command, signals: Signals) -> int:
     """Run a campaign, and its control if one is asked for."""
     settings = command.settings
-    prepared = _prepare(settings, signals)
+    prepared = _prepare(command, signals)
     run_dir, summary = _run(settings, command.run_dir, prepared, signals, _BEGAN)
     tell("\n".join(summary.lines()))
     if settings.control and summary.status == "complete":
@@ -104,26 +141,59 @@ def start(command: Command, signals: Signals) -> int:
     return _exit_code(summary, signals)
 
 
-def _prepare(settings: Settings, signals: Signals) -> systems.PreparedSystem:
-    answer = prepare_aside(_system_spec(settings), lambda: signals.first is not None)
+def _prepare(command: Command, signals: Signals) -> PreparedSystem:
+    answer = prepare_aside(system_spec(command.settings), lambda: signals.first is not None)
     if answer is None or signals.first is not None:
         raise Interrupted(signals.first or signal.SIGINT)
     prepared, notes = answer
     for note in notes:
-        tell(note)
-    _check_weights(settings, prepared)
+        if command.json:
+            print(note, file=sys.stderr)
+        else:
+            tell(note)
     return prepared
+
+
+def dry_run(command: Command, signals: Signals) -> int:
+    """Say what a campaign would take, after all that a start refuses, and leave nothing behind."""
+    settings = command.settings
+    prepared = _prepare(command, signals)
+    parts = Parts.gather(settings, prepared, _BEGAN)
+    run_dir = RunDirectory.create(command.run_dir, RUNS, prepared.name, settings.min_free_mb * 1_000_000)
+    try:
+        with ExitStack() as stack:
+            plan = _set_up(parts, run_dir, stack)
+            ready_s = time.monotonic() - parts.began
+            timing = time_aside(
+                prepared, plan.dynamics, settings.trajectory_format, run_dir.path, lambda: signals.first is not None
+            )
+            if timing is None or signals.first is not None:
+                raise Interrupted(signals.first or signal.SIGINT)
+            outlook = look_ahead(plan, timing, _machine(plan), ready_s, tuple(_cautions(plan)))
+    finally:
+        run_dir.remove()
+    tell(json.dumps(outlook.as_dict(), indent=2) if command.json else "\n".join(outlook.lines()))
+    return COMPLETE
+
+
+def _cautions(plan: Plan) -> Iterator[str]:
+    return cautions(plan.settings, plan.prepared.platform, plan.destinations["simulate"].slots)
+
+
+def _machine(plan: Plan) -> Machine:
+    simulate, learn = plan.executors[:2]
+    return Machine(len(os.sched_getaffinity(0)), len(gpus()), local.is_here(simulate), local.is_here(learn))
 
 
 def probe(command: Command, signals: Signals) -> int:
     """Ask every executor what it is, print that, and leave nothing behind."""
     settings = command.settings
-    prepared = _prepare(settings, signals)
+    prepared = _prepare(command, signals)
     with tempfile.TemporaryDirectory(prefix="wayfinder-") as folder, ExitStack() as stack:
-        sites = _sites(settings)
+        parts = Parts.gather(settings, prepared, _BEGAN)
         run_dir = RunDirectory.create(Path(folder) / "probe", RUNS, prepared.name, 0)
-        stack.enter_context(_logging(run_dir.log))
-        plan = _plan(settings, sites, _store_kinds(settings, sites), run_dir, prepared, _BEGAN, stack)
+        stack.enter_context(run_dir.logging())
+        plan = _plan(parts, run_dir, stack)
         try:
             reports = probe_executors(plan, signals)
         except ProbeFailed as error:
@@ -132,86 +202,22 @@ def probe(command: Command, signals: Signals) -> int:
         finally:
             plan.stores.sweep()
     told = {label: {**asdict(report), "problems": problems(report)} for label, report in reports.items()}
-    tell(json.dumps(told, indent=2) if command.json else "\n".join(_told(told)))
+    tell(json.dumps(told, indent=2) if command.json else "\n".join(lines(told)))
     return BAD_INPUT if any(report["problems"] for report in told.values()) else COMPLETE
 
 
-def _told(reports: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """Yield what each executor said, in lines."""
-    for label, report in reports.items():
-        yield f"{label}: {report['host']}, {report['device']}, Python {report['python']}"
-        yield "  " + ", ".join(f"{name} {version}" for name, version in sorted(report["versions"].items()))
-        if report["platforms"]:
-            yield f"  OpenMM platforms {', '.join(report['platforms'])}"
-        yield f"  {report['free_disk_bytes'] / 1e9:.1f} GB free"
-        for problem in report["problems"] or ["ready"]:
-            yield f"  {problem}"
-
-
-def _system_spec(settings: Settings) -> systems.SystemSpec:
-    if settings.system is not None:
-        molecule = systems.named_system(settings.system)
-    else:
-        files = settings.amber or settings.gromacs or settings.openmm_system or (settings.pdb,)
-        molecule = systems.SystemSpec(
-            name=settings.sequence or (files[0].stem if files[0] else ""),
-            sequence=settings.sequence,
-            cap=settings.cap,
-            pdb=None if settings.pdb is None else str(settings.pdb),
-            amber=_as_text(settings.amber),
-            gromacs=_as_text(settings.gromacs),
-            openmm_system=_as_text(settings.openmm_system),
-        )
-    return replace(
-        molecule,
-        solvent=settings.solvent,
-        padding_nm=_or_default(settings.padding_nm, molecule.padding_nm),
-        ionic_strength_M=_or_default(settings.ionic_strength, molecule.ionic_strength_M),
-        pressure_bar=_or_default(settings.pressure_bar, molecule.pressure_bar),
-        force_field=settings.forcefield or (),
-        features=settings.features,
-        store=settings.store,
-        starts=tuple(map(str, settings.start or ())),
-        temperature_K=settings.temperature,
-        platform=settings.platform,
-        seed=settings.seed,
-    )
-
-
-def _or_default(given: float | None, default: float) -> float:
-    return default if given is None else given
-
-
-def _as_text(files: tuple[Path, Path] | None) -> systems.Files | None:
-    return None if files is None else (str(files[0]), str(files[1]))
-
-
-def _check_weights(settings: Settings, prepared: systems.PreparedSystem) -> None:
-    weights = _weights(settings)
-    if weights is not None:
-        models.check_model(weights, len(prepared.feature_indices), settings.latent)
-
-
-def _weights(settings: Settings) -> bytes | None:
-    if settings.aae_weights is None:
-        return None
-    try:
-        return settings.aae_weights.read_bytes()
-    except OSError as error:
-        raise BadInput(f"--aae-weights {settings.aae_weights} cannot be read: {error.strerror}") from error
-
-
 def _run(
-    settings: Settings, named: Path | None, prepared: systems.PreparedSystem, signals: Signals, began: float
+    settings: Settings, named: Path | None, prepared: PreparedSystem, signals: Signals, began: float
 ) -> tuple[RunDirectory, Summary]:
     """Run one campaign in a directory of its own, which is removed again if the campaign never began."""
-    sites = _sites(settings)
-    kinds = _store_kinds(settings, sites)
+    parts = Parts.gather(settings, prepared, began)
     run_dir = RunDirectory.create(named, RUNS, prepared.name, settings.min_free_mb * 1_000_000)
     try:
         with ExitStack() as stack:
-            plan = _set_up(settings, sites, kinds, run_dir, prepared, began, stack)
-            tell(_announcement(settings, prepared, run_dir))
+            plan = _set_up(parts, run_dir, stack)
+            refuse_what_cannot_fit(plan)
+            for line in (*_cautions(plan), announcement(settings, prepared, run_dir.log)):
+                tell(line)
             summary = run_campaign(plan, signals)
             reach("before-summary")
             try:
@@ -225,59 +231,31 @@ def _run(
     return run_dir, summary
 
 
-def _set_up(
-    settings: Settings,
-    sites: dict[Topic, Site],
-    kinds: dict[Topic, StoreKind],
-    run_dir: RunDirectory,
-    prepared: systems.PreparedSystem,
-    began: float,
-    stack: ExitStack,
-) -> Plan:
+def _set_up(parts: Parts, run_dir: RunDirectory, stack: ExitStack) -> Plan:
     """Return the plan, with the inputs written and the log open."""
     try:
-        stack.enter_context(_logging(run_dir.log))
-        run_dir.write_inputs(settings.as_config(), prepared.topology_pdb)
-        return _plan(settings, sites, kinds, run_dir, prepared, began, stack)
+        stack.enter_context(run_dir.logging())
+        run_dir.write_inputs(parts.settings.as_config(), parts.prepared.topology_pdb)
+        return _plan(parts, run_dir, stack)
     except OSError as error:
         raise BadInput(f"run directory {run_dir.path} cannot be used: {error.strerror or error}") from error
 
 
-def _announcement(settings: Settings, prepared: systems.PreparedSystem, run_dir: RunDirectory) -> str:
-    limits = {
-        "segments": settings.max_segments,
-        "ns": settings.max_ns,
-        "minutes": settings.max_minutes,
-        "model versions": settings.min_model_versions or None,
-    }
-    until = ", ".join(f"{limit:g} {unit}" for unit, limit in limits.items() if limit is not None)
-    return (
-        f"{prepared.name}: {prepared.n_atoms} atoms on {prepared.platform}, policy {settings.policy}, "
-        f"until {until or 'it is told to end'}; watch {run_dir.log}"
-    )
-
-
-def _plan(
-    settings: Settings,
-    sites: dict[Topic, Site],
-    kinds: dict[Topic, StoreKind],
-    run_dir: RunDirectory,
-    prepared: systems.PreparedSystem,
-    began: float,
-    stack: ExitStack,
-) -> Plan:
+def _plan(parts: Parts, run_dir: RunDirectory, stack: ExitStack) -> Plan:
     """Return what the campaign needs; servers that are started here end with the stack."""
+    settings, prepared = parts.settings, parts.prepared
+    weights = read_weights(settings, len(prepared.feature_indices))
     run_id = os.environ["WAYFINDER_RUN"]
-    private_dir = _private_dir(run_id)
+    private_dir = make_private_dir(run_id)
     stack.callback(shutil.rmtree, private_dir, ignore_errors=True)
     for path in (run_dir.path, private_dir):
-        _refuse_unquotable(path)
-    redis = _redis(settings, kinds, run_dir, stack)
+        refuse_unquotable(path)
+    redis = _redis(parts, run_dir, stack)
     file_dir = (
         run_dir.proxystore if settings.ps_file_dir is None else settings.ps_file_dir / f"wayfinder-{run_id[:12]}"
     )
     address = None if redis is None else (redis.host, redis.port)
-    stores = Stores(kinds, run_id, settings.ps_threshold, file_dir, address, settings.ps_globus_config)
+    stores = Stores(parts.kinds, run_id, settings.ps_threshold, file_dir, address, settings.ps_globus_config)
     stack.callback(stores.remove)
     resources = Resources(
         settings.simulate_workers,
@@ -285,8 +263,13 @@ def _plan(
         private_dir,
         settings.heartbeat_s,
         settings.heartbeat_threshold_s,
+        settings.segments_per_device,
+        prepared.platform in GPU_PLATFORMS,
     )
-    destinations, executors = _destinations(sites, stores, resources, run_dir)
+    destinations, executors = _destinations(parts.sites, stores, resources, run_dir)
+    if settings.equilibrate_ps:
+        simulate = destinations["simulate"]
+        destinations["equilibrate"] = replace(simulate, method=f"equilibrate@{simulate.site}")
     return Plan(
         settings=settings,
         run_dir=run_dir,
@@ -294,17 +277,13 @@ def _plan(
         private_dir=private_dir,
         prepared=prepared,
         dynamics=settings.dynamics(prepared.platform),
-        weights=_weights(settings),
+        weights=weights,
         destinations=destinations,
         executors=executors,
         stores=stores,
         redis=None if redis is None else (redis.host, redis.port, redis),
-        began=began,
+        began=parts.began,
     )
-
-
-def _sites(settings: Settings) -> dict[Topic, Site]:
-    return {"simulate": config.site(settings.simulate_site), "infer": config.site(settings.ml_site)}
 
 
 def _store_kinds(settings: Settings, sites: dict[Topic, Site]) -> dict[Topic, StoreKind]:
@@ -362,11 +341,10 @@ def _destinations(
     return destinations, executors
 
 
-def _redis(
-    settings: Settings, kinds: dict[Topic, StoreKind], run_dir: RunDirectory, stack: ExitStack
-) -> redis_server.RedisServer | None:
+def _redis(parts: Parts, run_dir: RunDirectory, stack: ExitStack) -> redis_server.RedisServer | None:
     """Return the Redis server the campaign uses: the named one, or a private one; None where nothing needs it."""
-    if settings.queue != "redis" and "redis" not in kinds.values():
+    settings = parts.settings
+    if settings.queue != "redis" and "redis" not in parts.kinds.values():
         return None
     if settings.redishost is not None:
         return redis_server.connect(settings.redishost, settings.redisport or 6379)
@@ -377,61 +355,21 @@ def _redis(
     return started
 
 
-def _refuse_unquotable(path: Path) -> None:
-    """Refuse a path that Parsl's start scripts, which quote nothing, would tear apart."""
-    found = re.search(r"[^\w@%+=:,./-]", str(path))
-    if found is not None:
-        raise BadInput(
-            f"path {path} holds {found[0]!r}, which Parsl's start scripts cannot take: choose --run-dir (and HOME) "
-            "without blanks, quotes and the like"
-        )
-
-
-def _private_dir(run_id: str) -> Path:
-    """Return a new directory for keys, in the home that nodes of a cluster share and other users cannot read."""
-    path = Path.home() / ".wayfinder" / run_id
-    try:
-        path.mkdir(mode=0o700, parents=True)
-    except OSError as error:
-        raise BadInput(f"directory {path} for connection keys cannot be made: {error.strerror}; set HOME") from error
-    return path
-
-
-@contextmanager
-def _logging(path: Path) -> Iterator[None]:
-    """Log to the run's file: our story at INFO, the libraries' warnings."""
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    root.addHandler(handler)
-    root.setLevel(logging.WARNING)
-    for ours in ("wayfinder", "agents", "campaign", "sites", "tasks"):
-        logging.getLogger(ours).setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        handler.close()
-
-
 def _run_control(
-    settings: Settings, run_dir: RunDirectory, steered: Summary, prepared: systems.PreparedSystem, signals: Signals
+    settings: Settings, run_dir: RunDirectory, steered: Summary, prepared: PreparedSystem, signals: Signals
 ) -> str:
     """Run plain MD of equal length in ``control/`` of the run directory; return both coverages in a sentence."""
-    length = {"max_segments": steered.segments, "max_ns": None, "max_minutes": None}
-    plain = {"policy": "plain", "control": False, "min_model_versions": 0, "aae_weights": None, "no_retrain": False}
-    control = Settings.model_validate({**settings.as_config(), **length, **plain})
     try:
-        _, summary = _run(control, run_dir.path / "control", prepared, signals, time.monotonic())
+        kept = run_dir.equilibrated if run_dir.equilibrated.is_dir() else None
+        control = control_settings(settings, steered.segments, kept)
+        if kept is not None:
+            prepared = _prepare(Command("start", control), signals)
+        _, plain = _run(control, run_dir.path / "control", prepared, signals, time.monotonic())
     except BadInput as error:
         return f"control: plain MD could not be run: {error}"
-    if steered.coverage is None or summary.coverage is None or summary.status != "complete":
-        return f"control: plain MD ended {summary.status}: {summary.reason}"
-    ratio = steered.coverage.value / summary.coverage.value
-    return (
-        f"plain MD of equal length ({summary.simulated_ns:.3f} ns), coverage: {describe(summary.coverage)}; "
-        f"steered / plain = {ratio:.2f} (one run each, one seed; steered frames are unweighted)"
-    )
+    except Interrupted:
+        return "control: plain MD was not begun"
+    return comparison(steered, plain)
 
 
 def _exit_code(summary: Summary, signals: Signals) -> int:

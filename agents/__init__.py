@@ -1,1 +1,1 @@
-"""Who decides: the Thinker, one agent per topic, the policies, and the supervisor that ends things in order."""
+"""Who decides: the Thinker, one agent per topic, and the supervisor that ends things in order."""

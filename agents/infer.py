@@ -9,6 +9,7 @@ import numpy as np
 
 from agents.state import CandidateSet
 from agents.topic import Failure, TopicAgent
+from campaign.settings import Settings
 from tasks.messages import EmbedResult, EmbedSpec, Ref
 
 # Segments in one inference: what piles up while a model is trained is looked at in portions.
@@ -54,7 +55,7 @@ class InferAgent(TopicAgent[EmbedSpec, EmbedResult]):
             neighbours=settings.neighbours,
             latent=settings.latent,
             max_reference=settings.max_reference,
-            max_frontier=self._frontier_size(),
+            max_frontier=frontier_size(settings, state.molecule.n_atoms),
             seed=settings.seed,
             store=self.destination.store,
             run_dir=self.destination.run_dir,
@@ -63,11 +64,6 @@ class InferAgent(TopicAgent[EmbedSpec, EmbedResult]):
         self.send(spec)
         for segment_id, frames in batches:
             state.release([frames], ("unobserved", segment_id))
-
-    def _frontier_size(self) -> int:
-        fits = MAX_FRONTIER_BYTES // (12 * self.state.molecule.n_atoms)
-        at_least = self.state.settings.candidates_per_walker * self.state.settings.walkers
-        return max(at_least, min(MAX_FRONTIER, fits))
 
     def succeeded(self, spec: EmbedSpec, result: EmbedResult) -> None:
         """Keep the next reference set, let the last one go, and offer the new candidates."""
@@ -121,7 +117,8 @@ class InferAgent(TopicAgent[EmbedSpec, EmbedResult]):
         }
 
     def findings(self, result: EmbedResult) -> dict[str, Any]:
-        """Return sizes, novelty, coverage and timings."""
+        """Return sizes, novelty, coverage, the way to a target, and timings."""
+        nearest = result.nearest
         return {
             "n_frames": result.n_frames,
             "n_reference": result.n_reference,
@@ -130,5 +127,13 @@ class InferAgent(TopicAgent[EmbedSpec, EmbedResult]):
             "novelty": list(result.segment_novelty),
             "candidates": [[segment, frame] for segment, frame in result.start_ids],
             "coverage": result.coverage.value,
+            "smallest_rmsd_nm": None if nearest is None else nearest.rmsd_nm,
+            "nearest": None if nearest is None else [nearest.segment_id, nearest.frame],
             "seconds": result.seconds,
         }
+
+
+def frontier_size(settings: Settings, n_atoms: int) -> int:
+    """Return how many whole frames a reference set keeps to start from."""
+    fits = MAX_FRONTIER_BYTES // (12 * n_atoms)
+    return max(settings.candidates_per_walker * settings.walkers, min(MAX_FRONTIER, fits))

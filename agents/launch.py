@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from parsl.config import Config
@@ -18,7 +19,6 @@ from parsl.executors.base import ParslExecutor
 from redis import RedisError
 
 from agents import probing, server
-from agents.policies import policy
 from agents.queues import Queues, pipe_queues, redis_queues
 from agents.state import CampaignState, Destination, Molecule
 from agents.steering import Steering
@@ -34,18 +34,35 @@ from campaign.settings import Settings
 from campaign.stores import Stores
 from campaign.summary import Summary
 from campaign.trace import Traces
+from policies import policy
+from tasks.bundle import run_bundle
+from tasks.equilibrate import equilibrate
 from tasks.errors import BadInput, TaskFailed
 from tasks.infer import embed
 from tasks.messages import Dynamics, ProbeReport, Ref, StoreSpec, Topic
+from tasks.prepared import PreparedSystem
 from tasks.probe import probe
-from tasks.simulate import run_segment
-from tasks.systems import PreparedSystem
+from tasks.simulate import begin_segment
 from tasks.train import train
 from tasks.transport import evict, move, ship
 
 logger = logging.getLogger("wayfinder")
 
-METHODS: dict[Topic, Callable[..., Any]] = {"simulate": run_segment, "infer": embed, "train": train, "move": move}
+METHODS: dict[Topic, Callable[..., Any]] = {
+    "equilibrate": equilibrate,
+    "simulate": begin_segment,
+    "infer": embed,
+    "train": train,
+    "move": move,
+}
+
+
+class RedisServer(Server, Protocol):
+    """A server that knows its bounds."""
+
+    def free_bytes(self) -> int | None:
+        """Return the memory it may still take; None where there is no bound."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +91,7 @@ class Plan:
     destinations: dict[Topic, Destination]
     executors: list[ParslExecutor]
     stores: Stores
-    redis: tuple[str, int, Server] | None
+    redis: tuple[str, int, RedisServer] | None
     began: float
 
 
@@ -161,8 +178,9 @@ def _queues(plan: Plan) -> Queues:
 
 
 def _server(plan: Plan, queues: Queues, life_line: int) -> server.SafeTaskServer:
-    methods = [
-        (destination.method, METHODS[topic], destination.executor) for topic, destination in plan.destinations.items()
+    methods: list[tuple[str, Callable[..., Any], str]] = [
+        (destination.method, partial(run_bundle, METHODS[topic]), destination.executor)
+        for topic, destination in plan.destinations.items()
     ]
     methods += [(probing.method_of(executor.label), probe, executor.label) for executor in plan.executors]
     config = Config(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from colmena.exceptions import TimeoutException
 
@@ -104,3 +105,15 @@ def problems(report: ProbeReport) -> list[str]:
             f"`tasks` there is {report.tasks_digest[:12]} and here {digest[:12]}; install this checkout's wheel there"
         )
     return found
+
+
+def lines(reports: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield what each executor said, and its problems, for the terminal."""
+    for label, report in reports.items():
+        yield f"{label}: {report['host']}, {report['device']}, Python {report['python']}"
+        yield "  " + ", ".join(f"{name} {version}" for name, version in sorted(report["versions"].items()))
+        if report["platforms"]:
+            yield f"  OpenMM platforms {', '.join(report['platforms'])}"
+        yield f"  {report['free_disk_bytes'] / 1e9:.1f} GB free"
+        for problem in report["problems"] or ["ready"]:
+            yield f"  {problem}"

@@ -1,4 +1,4 @@
-"""From Colmena's `Result` to an `Outcome` that the agents understand."""
+"""From Colmena's `Result`, which may carry several tasks, to the `Outcome` of each, which the agents understand."""
 
 from __future__ import annotations
 
@@ -6,38 +6,43 @@ import json
 import re
 from typing import Any
 
-from colmena.models import Result
+from colmena.models import FailureInformation, Result
 
 from agents.topic import Failure, Outcome
-from tasks import errors
+from tasks.messages import Done
 
-_KINDS = {
-    cls.__name__: cls.kind
-    for cls in vars(errors).values()
-    if isinstance(cls, type) and issubclass(cls, errors.TaskFailed)
-} | {"WorkerLost": "worker_lost", "ManagerLost": "manager_lost"}
+# What happens to a bundle as a whole; what its tasks raise themselves comes back as data.
+_KINDS = {"WorkerLost": "worker_lost", "ManagerLost": "manager_lost"}
 
 
-def outcome_of(result: Result) -> Outcome:
-    """Return what became of an attempt."""
-    info = result.task_info
+def outcomes_of(result: Result) -> list[Outcome]:
+    """Return what became of the attempt of each task that a Result carried."""
+    infos = result.task_info["bundle"]
+    if not result.success:
+        return [_outcome(result, info, None, _failure(result)) for info in infos]
+    return [_outcome(result, info, done, None) for info, done in zip(infos, result.value, strict=True)]
+
+
+def _outcome(result: Result, info: dict[str, Any], done: Done | None, lost: Failure | None) -> Outcome:
     worker = result.worker_info
-    ran = bool(result.success)
+    error = None if done is None else done.error
+    failure = lost if error is None else Failure(error.kind, error.exception, error.traceback)
+    ran = done is not None and failure is None
     return Outcome(
         task_id=info["segment_id"] if "segment_id" in info else info["task_id"],
         attempt=info["attempt"],
-        value=result.value if ran else None,
-        failure=None if ran else _failure(result),
-        line=lambda more: _line(result, more),
-        started=result.timestamp.compute_started if ran else None,
-        ended=result.timestamp.compute_ended if ran else None,
+        value=done.value if done is not None else None,
+        failure=failure,
+        line=lambda more: _line(result, {**info, **more}, done),
+        started=done.started if done is not None and ran else None,
+        ended=done.ended if done is not None and ran else None,
         host=None if worker is None else worker.hostname,
         worker=None if worker is None else str(getattr(worker, "PARSL_WORKER_RANK", "")),
     )
 
 
 def _failure(result: Result) -> Failure:
-    """Return the failure with the kind that its exception stands for."""
+    """Return why none of them ran, with the kind that the exception stands for."""
     info = result.failure_info
     if info is None:
         return Failure("error", "the task failed and gave no reason")
@@ -45,10 +50,18 @@ def _failure(result: Result) -> Failure:
     return Failure(_KINDS.get(name[0] if name else "", "error"), info.exception, info.traceback)
 
 
-def _line(result: Result, more: dict[str, Any]) -> str:
-    """Return the trace line: the Result without inputs and value, and with more in ``task_info``."""
-    result.task_info.update(more)
-    text: str = result.json(exclude={"inputs", "value"})
+def _line(result: Result, info: dict[str, Any], done: Done | None) -> str:
+    """Return a task's own trace line: the Result without inputs and value, with the task's times and findings."""
+    device = {} if done is None or done.device is None else {"device": done.device}
+    told = result.model_copy(update={"task_info": {**info, **device}})
+    if done is not None:
+        times = {"compute_started": done.started, "compute_ended": done.ended}
+        told.timestamp = result.timestamp.model_copy(update=times)
+        told.time = result.time.model_copy(update={"running": done.ended - done.started})
+        told.success = done.error is None
+        if done.error is not None:
+            told.failure_info = FailureInformation(exception=done.error.exception, traceback=done.error.traceback)
+    text: str = told.json(exclude={"inputs", "value"})
     if "NaN" not in text and "Infinity" not in text:
         return text
     # A task that never ran has no times, and a lone frame no finite novelty; JSON knows neither NaN nor Infinity.

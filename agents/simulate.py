@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
+import math
+from collections import Counter, deque
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
-import numpy as np
-
 from agents.state import CampaignState, CandidateSet, Start, Walker
-from agents.topic import Failure, Outcome, TopicAgent
+from agents.topic import Failure, Outcome, TopicAgent, task_seed
+from policies import PolicyFailed
 from tasks.messages import Ref, SegmentResult, SegmentSpec
 
-# Segments sent per worker: one runs, one waits behind it.
+# Bundles sent per worker: one runs, one waits behind it.
 QUEUED_PER_WORKER = 2
+
+# Short segments are bundled until they keep a worker busy for so long: a task costs milliseconds, whatever it does.
+WORTH_A_TASK_S = 0.1
 
 logger = logging.getLogger(__name__)
 
@@ -38,13 +42,16 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         n_starts = state.molecule.n_starts
         # Where there are several, the number of each stands for its frame: the ledger keeps them apart by it.
         self.basis = [Start(basis, row, None, row if n_starts > 1 else None) for row in range(n_starts)]
-        state.hold(basis, "basis")
+        for start in self.basis:
+            state.hold(start.ref, ("basis", start.row))
         self.walkers = [Walker(i, self.basis[i % n_starts]) for i in range(state.settings.walkers)]
         self.idle = deque(self.walkers)
         self._origins: dict[int, Start] = {}
         self._arrived: dict[int, tuple[SegmentSpec, SegmentResult | None]] = {}
         self._next_to_apply = 0
         self._n_pending = 0
+        self._bundle_of: dict[int, int] = {}
+        self._left_in: Counter[int] = Counter()
 
     # What is sent -----------------------------------------------------------------------------------------------
 
@@ -53,19 +60,58 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         """Segments that were begun and are not applied yet."""
         return self._n_pending
 
+    @property
+    def n_bundles(self) -> int:
+        """Bundles of which a segment is not applied yet."""
+        return len(self._left_in)
+
+    def move_basis(self, number: int, ref: Ref) -> None:
+        """Let walkers begin at other data of a basis state, its first row."""
+        before = self.basis[number]
+        after = self.basis[number] = replace(before, ref=ref, row=0)
+        self.state.hold(after.ref, ("basis", number))
+        self.state.release([before.ref], ("basis", number))
+        for walker in self.walkers:
+            if walker.own == before:
+                walker.own = after
+
     def fill(self) -> None:
-        """Send segments for idle walkers until every worker has one running and one waiting."""
-        places = QUEUED_PER_WORKER * self.destination.slots
-        while self.idle and self._n_pending < places and self.wants_more():
-            walker = self.idle.popleft()
-            start = self._choose_start(walker)
+        """Send segments for idle walkers until every worker has a bundle running and one waiting."""
+        slots = self.destination.slots
+        while self.idle and self.n_bundles < QUEUED_PER_WORKER * slots and self.wants_more():
+            size = self.bundle_size()
+            # What is out will come back and fill the bundle; a worker that has nothing to do waits for none.
+            if len(self.idle) < size and self.n_bundles >= slots:
+                return
+            if not self._begin_bundle(size):
+                return
+
+    def _begin_bundle(self, size: int) -> bool:
+        """Begin up to so many segments; return False where none could be begun."""
+        bundle = self.state.counts.n_sent["simulate"]
+        for n_begun in range(size):
+            if not (self.idle and self.wants_more()):
+                return True
+            start = self._choose_start(self.idle[0])
             if start is None:
-                self.idle.appendleft(walker)
                 # A segment that is still out may end well, and give a start.
                 if self._n_pending == 0:
                     self.state.fail("every start is quarantined: no segment from any of them ended well")
-                return
-            self._begin(walker, start)
+                return n_begun > 0
+            self._begin(self.idle.popleft(), start, bundle)
+        return True
+
+    def bundle_size(self) -> int:
+        """Return how many segments a task takes: several only where there are walkers enough for all workers."""
+        settings, counts = self.state.settings, self.state.counts
+        if settings.bundle is not None:
+            return settings.bundle
+        # Messages that hold coordinates are large already; and decisions in lockstep must not hang on the clock.
+        if settings.lockstep or self.destination.store.kind == "inline" or not counts.segments:
+            return 1
+        seconds = counts.compute_s[self.destination.site, self.topic] / counts.segments
+        worthwhile = math.ceil(WORTH_A_TASK_S / max(seconds, 1e-3))
+        return max(1, min(worthwhile, len(self.walkers) // (QUEUED_PER_WORKER * self.destination.slots)))
 
     def wants_more(self) -> bool:
         """Whether the limits leave room for another segment."""
@@ -78,6 +124,8 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
     def _choose_start(self, walker: Walker) -> Start | None:
         """Return a candidate, or the walker's own end, or else any start that is not quarantined."""
         steered = self._choose_candidate(self.state.candidates)
+        if self.state.failure is not None:
+            return None
         others = (self.walkers[walker.walker_id - i].own for i in range(1, len(self.walkers)))
         for start in chain((steered, walker.own), self.basis, others):
             if start is not None and start.origin not in self.state.quarantine:
@@ -88,14 +136,19 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         if candidates is None:
             return None
         usable = [row for row, origin in enumerate(candidates.ids) if origin not in self.state.quarantine]
-        place = self.state.policy.choose(candidates.scores[usable], candidates.used[usable], self.state.rng)
+        try:
+            place = self.state.policy.choose(candidates.scores[usable], candidates.used[usable], self.state.rng)
+        except PolicyFailed as error:
+            logger.exception("the policy failed")
+            self.state.fail(str(error))
+            return None
         if place is None:
             return None
         row = usable[place]
         candidates.used[row] += 1
         return Start(candidates.ref, row, *candidates.ids[row], steered=True, novelty=float(candidates.scores[row]))
 
-    def _begin(self, walker: Walker, start: Start) -> None:
+    def _begin(self, walker: Walker, start: Start, bundle: int) -> None:
         segment_id = self.state.new_segment_id()
         destination = self.destination
         spec = SegmentSpec(
@@ -109,7 +162,7 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
             system_id=self.state.molecule.digest,
             start=start.ref,
             start_row=start.row,
-            seed=segment_seed(self.state.settings.seed, segment_id),
+            seed=task_seed(self.state.settings.seed, segment_id),
             dynamics=self.state.dynamics,
             store=destination.store,
             run_dir=destination.run_dir,
@@ -126,7 +179,9 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         )
         self._origins[segment_id] = start
         self._n_pending += 1
-        self.send(spec)
+        self._bundle_of[segment_id] = bundle
+        self._left_in[bundle] += 1
+        self.send(spec, bundle)
 
     # What comes back --------------------------------------------------------------------------------------------
 
@@ -146,14 +201,21 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         spec, result = self._arrived.pop(segment_id)
         self._next_to_apply += 1
         self._n_pending -= 1
+        self._leave_bundle(segment_id)
         start = self._origins.pop(segment_id)
         if result is not None:
             self.apply(spec, result)
             self.state.counts.steered += start.steered
         elif spec.attempt >= self.state.settings.max_attempts:
-            self._quarantine(start)
+            self.quarantine(start)
         self.idle.append(self.walkers[spec.walker_id])
         return True
+
+    def _leave_bundle(self, segment_id: int) -> None:
+        bundle = self._bundle_of.pop(segment_id)
+        self._left_in[bundle] -= 1
+        if not self._left_in[bundle]:
+            del self._left_in[bundle]
 
     def succeeded(self, spec: SegmentSpec, result: SegmentResult) -> None:
         """Move the walker on, and hand the frames to inference."""
@@ -216,12 +278,8 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
             counts.first_started = min(outcome.started, counts.first_started or outcome.started)
             counts.last_ended = max(outcome.ended, counts.last_ended or outcome.ended)
 
-    def _quarantine(self, start: Start) -> None:
+    def quarantine(self, start: Start) -> None:
+        """Begin no segment there any more."""
         self.state.counts.quarantined += start.origin not in self.state.quarantine
         self.state.quarantine.add(start.origin)
         logger.warning("no segment starts at segment %s frame %s any more", *start.origin)
-
-
-def segment_seed(campaign_seed: int, segment_id: int) -> int:
-    """Return the seed of a segment's velocities and thermostat (never 0, which OpenMM takes for "any")."""
-    return 1 + int(np.random.SeedSequence([campaign_seed, segment_id]).generate_state(1)[0]) % (2**31 - 2)

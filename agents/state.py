@@ -9,18 +9,30 @@ import math
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 
-from agents.policies import Policy
 from campaign.ledger import FIRST_OTHER_ID, Ledger
 from campaign.settings import Settings
-from tasks.messages import Coverage, Dynamics, EmbedSpec, MoveSpec, Ref, SegmentSpec, StoreSpec, Topic, TrainSpec
+from policies import Policy
+from tasks.messages import (
+    Coverage,
+    Dynamics,
+    EmbedSpec,
+    EquilibrateSpec,
+    MoveSpec,
+    Ref,
+    SegmentSpec,
+    StoreSpec,
+    Topic,
+    TrainSpec,
+)
 
-TaskSpec = SegmentSpec | EmbedSpec | TrainSpec | MoveSpec
+TaskSpec = EquilibrateSpec | SegmentSpec | EmbedSpec | TrainSpec | MoveSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,21 +111,30 @@ class CandidateSet:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """A task to send. ``info`` travels along and ends up in the trace."""
+    """A task to send. ``info`` travels along and ends up in the trace; tasks of one ``bundle`` travel together."""
 
     topic: Topic
     method: str
     spec: TaskSpec
     info: dict[str, Any]
+    bundle: int | None = None
+
+
+def bundles(sends: Iterable[Send]) -> Iterator[list[Send]]:
+    """Yield the tasks that travel together; one that belongs to no bundle travels alone."""
+    for bundle, group in groupby(sends, key=lambda send: send.bundle):
+        together = list(group)
+        yield from [together] if bundle is not None else ([send] for send in together)
 
 
 @dataclass(slots=True)
 class Outbox:
-    """What is to be done once the ledger has committed, in this order."""
+    """What is to be done once the ledger has committed, in this order; ``notes`` are sentences for the screen."""
 
     sends: list[Send] = field(default_factory=list)
     evictions: list[Ref] = field(default_factory=list)
     records: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     removals: list[str] = field(default_factory=list)
 
 
@@ -210,7 +231,7 @@ class CampaignState:
         self.holds = Holds()
         self.proxies_left = 0
         self.counts = Counts()
-        self.target_segments = _target_segments(settings, dynamics)
+        self.target_segments = target_segments(settings, dynamics)
         self.quarantine: set[tuple[int | None, int | None]] = set()
         self.candidates: CandidateSet | None = None
         self.frames_to_look_at: deque[tuple[int, Ref]] = deque()
@@ -281,7 +302,7 @@ class CampaignState:
         self.end(reason)
 
 
-def _target_segments(settings: Settings, dynamics: Dynamics) -> int | None:
+def target_segments(settings: Settings, dynamics: Dynamics) -> int | None:
     """Return after how many segments the campaign has what it was asked for; None where only time ends it."""
     limits = []
     if settings.max_segments is not None:

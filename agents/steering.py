@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from agents.equilibrate import EquilibrateAgent
 from agents.infer import InferAgent
 from agents.move import MoveAgent
 from agents.simulate import SimulateAgent
@@ -27,20 +28,21 @@ class Steering:
     def __init__(self, state: CampaignState, basis: Ref) -> None:
         self.state = state
         self.simulate = SimulateAgent(state, basis)
+        self.equilibrate = EquilibrateAgent(state, self.simulate)
         self.infer = InferAgent(state)
         self.train = TrainAgent(state)
         self.move = MoveAgent(state)
         self.agents: dict[Topic, TopicAgent] = {  # type: ignore[type-arg]  # each topic has types of its own
-            agent.topic: agent for agent in (self.simulate, self.infer, self.train, self.move)
+            agent.topic: agent for agent in (self.equilibrate, self.simulate, self.infer, self.train, self.move)
         }
 
     def begin(self) -> Outbox:
-        """Return the first segments."""
-        return self._decide()
+        """Return the basis states to equilibrate, or else the first segments."""
+        return self._decide(self.equilibrate.begin)
 
-    def handle(self, topic: Topic, outcome: Outcome) -> Outbox:
-        """Return what follows from an outcome, once the ledger has it."""
-        return self._decide(lambda: self.agents[topic].handle(outcome))
+    def handle(self, topic: Topic, *outcomes: Outcome) -> Outbox:
+        """Return what follows from the outcomes of a bundle, once the ledger has them."""
+        return self._decide(lambda: self.agents[topic].handle_all(outcomes))
 
     def keep_time(self) -> Outbox:
         """Give up what is past its deadline, and end when the time is up."""
@@ -97,6 +99,8 @@ class Steering:
 
     def _send_what_is_due(self) -> None:
         """Send segments and learning; called after each result, so that in lockstep each meets the same state."""
+        if self.equilibrate.busy:
+            return
         if not self.state.settings.lockstep:
             self.simulate.fill()
         self._learn()

@@ -12,9 +12,10 @@ from colmena.thinker import BaseThinker, agent, result_processor
 from redis import RedisError
 
 from agents.queues import Queues
-from agents.results import outcome_of
-from agents.state import Outbox
+from agents.results import outcomes_of
+from agents.state import Outbox, bundles
 from agents.steering import Steering
+from campaign.display import tell
 from campaign.faults import reach
 from campaign.trace import Traces
 from tasks.messages import Topic
@@ -34,7 +35,7 @@ class CampaignThinker(BaseThinker):
 
     @agent(startup=True)
     def begin(self) -> None:
-        """Send the first segments."""
+        """Send the first tasks."""
         self._guarded(lambda: self.act(self.steering.begin()))
 
     @agent
@@ -44,6 +45,11 @@ class CampaignThinker(BaseThinker):
             self._guarded(lambda: self.act(self.steering.keep_time()))
             if self.steering.finished:
                 return
+
+    @result_processor(topic="equilibrate")
+    def state_equilibrated(self, result: Result) -> None:
+        """Take an equilibrated basis state in."""
+        self._take("equilibrate", result)
 
     @result_processor(topic="simulate")
     def segment_done(self, result: Result) -> None:
@@ -81,14 +87,18 @@ class CampaignThinker(BaseThinker):
             for topic, line in outbox.records:
                 self._traces.write(topic, line)
                 reach("after-trace")
+            for note in outbox.notes:
+                tell(note)
             self._tidy(outbox)
 
     def _send(self, outbox: Outbox) -> float | None:
         segment_sent = None
-        for send in outbox.sends:
-            self.queues.send_inputs(send.spec, method=send.method, topic=send.topic, task_info=send.info)
+        for sends in bundles(outbox.sends):
+            topic, method = sends[0].topic, sends[0].method
+            info = {"bundle": [send.info for send in sends]}
+            self.queues.send_inputs([send.spec for send in sends], method=method, topic=topic, task_info=info)
             reach("after-send")
-            if send.topic == "simulate" and segment_sent is None:
+            if topic == "simulate" and segment_sent is None:
                 segment_sent = time.monotonic()
         return segment_sent
 
@@ -105,7 +115,7 @@ class CampaignThinker(BaseThinker):
         began = time.monotonic()
 
         def decide() -> None:
-            sent = self.act(self.steering.handle(topic, outcome_of(result)))
+            sent = self.act(self.steering.handle(topic, *outcomes_of(result)))
             if topic == "simulate" and sent is not None:
                 self.steering.note_decision(1000 * (sent - began))
 

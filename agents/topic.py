@@ -9,12 +9,23 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
+import numpy as np
+
 from agents.state import CampaignState, Destination, Send, TaskSpec
 from campaign.ledger import Kind, State
-from tasks.messages import EmbedResult, MoveResult, Ref, SegmentResult, SegmentSpec, Topic, TrainResult
+from tasks.messages import (
+    EmbedResult,
+    EquilibrateResult,
+    MoveResult,
+    Ref,
+    SegmentResult,
+    SegmentSpec,
+    Topic,
+    TrainResult,
+)
 
 SpecT = TypeVar("SpecT", bound=TaskSpec)
-ResultT = TypeVar("ResultT", SegmentResult, EmbedResult, TrainResult, MoveResult)
+ResultT = TypeVar("ResultT", EquilibrateResult, SegmentResult, EmbedResult, TrainResult, MoveResult)
 
 logger = logging.getLogger(__name__)
 
@@ -113,8 +124,8 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
 
     # What they share --------------------------------------------------------------------------------------------
 
-    def send(self, spec: SpecT) -> None:
-        """Record an attempt and put it in the outbox."""
+    def send(self, spec: SpecT, bundle: int | None = None) -> None:
+        """Record an attempt and put it in the outbox; those of one bundle are put there one after the other."""
         self.state.ledger.begin_attempt(task_id(spec), spec.attempt, self.destination.site)
         for ref in self.inputs(spec):
             self.state.hold(ref, ("task", task_id(spec)))
@@ -128,7 +139,12 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
             "site": destination.site,
             **self.info(spec),
         }
-        self.state.outbox.sends.append(Send(self.topic, destination.method, spec, info))
+        self.state.outbox.sends.append(Send(self.topic, destination.method, spec, info, bundle))
+
+    def handle_all(self, outcomes: Iterable[Outcome]) -> None:
+        """Commit what became of several attempts."""
+        for outcome in outcomes:
+            self.handle(outcome)
 
     def handle(self, outcome: Outcome) -> None:
         """Commit what became of an attempt, and try again, go on, or give up."""
@@ -222,3 +238,8 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
 def task_id(spec: TaskSpec) -> int:
     """Return a task's id in the ledger."""
     return spec.segment_id if isinstance(spec, SegmentSpec) else spec.task_id
+
+
+def task_seed(campaign_seed: int, task_id: int) -> int:
+    """Return the seed of a task's velocities and thermostat (never 0, which OpenMM takes for "any")."""
+    return 1 + int(np.random.SeedSequence([campaign_seed, task_id]).generate_state(1)[0]) % (2**31 - 2)

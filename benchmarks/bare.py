@@ -13,8 +13,9 @@ from pathlib import Path
 
 from openmm import app
 
+from tasks.engine import make_context
 from tasks.messages import Dynamics
-from tasks.systems import PreparedSystem, make_context
+from tasks.prepared import PreparedSystem
 from tasks.transport import unpack
 
 

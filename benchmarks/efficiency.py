@@ -3,9 +3,10 @@
 A campaign (``--policy plain --infer-every 0``; ledger, checksums and traces on) and bare OpenMM loops, which write
 the same frames to the same format, take turns. Two layouts: (a) one worker with a core of its own and everything else
 on another; the bare loop has that core too. (b) Two workers that share two cores with everything else; two bare
-loops. The rate is taken between the first and the last segment's end, so starting up does not count. Wanted for
-alanine dipeptide: 0.70, 0.97, 0.98 for segments of 2, 20, 100 ps in (a), and 0.55, 0.88, 0.92 in (b). On chignolin,
-with two slots on two cores as in (b), DeepDriveMD reaches 0.57 at 2 ps and 0.83 at 10 ps.
+loops. There are 16 walkers for each worker, so that short segments can be bundled; with two ("few walkers") each
+travels alone. The rate is taken between the first and the last segment's end, so starting up does not count. Wanted
+for alanine dipeptide: 0.70, 0.97, 0.98 for segments of 2, 20, 100 ps in (a), and 0.55, 0.88, 0.92 in (b). On
+chignolin, with two slots on two cores as in (b), DeepDriveMD reaches 0.57 at 2 ps and 0.83 at 10 ps.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from benchmarks.campaigns import Campaign, campaign, pin
 from benchmarks.harness import ROOT, Figure, Figures, Session, Wanted, interval, run, two_cores
 from campaign.settings import Settings
 from tasks.messages import Dynamics
-from tasks.systems import PreparedSystem, named_system, prepare
+from tasks.prepared import PreparedSystem
+from tasks.systems import named_system, prepare
 from tasks.transport import pack
 
 
@@ -45,11 +47,13 @@ class Case:
     segment_ps: float
     layout: str
     wanted: float | None = None
+    walkers_per_worker: int = 16
 
     @property
     def name(self) -> str:
         """As the table and ``--only`` call it."""
-        return f"{self.system} {self.segment_ps:g} ps ({self.layout})"
+        few = ", few walkers" if self.walkers_per_worker == 2 else ""
+        return f"{self.system} {self.segment_ps:g} ps ({self.layout}{few})"
 
     @property
     def n_workers(self) -> int:
@@ -64,6 +68,8 @@ CASES = (
     Case("alanine-dipeptide", 2, "b", 0.55),
     Case("alanine-dipeptide", 20, "b", 0.88),
     Case("alanine-dipeptide", 100, "b", 0.92),
+    Case("alanine-dipeptide", 2, "a", walkers_per_worker=2),
+    Case("alanine-dipeptide", 2, "b", walkers_per_worker=2),
     Case("chignolin", 2, "a"),
     Case("chignolin", 10, "a"),
     Case("chignolin", 2, "b"),
@@ -133,7 +139,7 @@ def _campaign_rate(
         "--infer-every": "0",
         "--segment-ps": f"{case.segment_ps:g}",
         "--simulate-workers": str(case.n_workers),
-        "--walkers": str(2 * case.n_workers),
+        "--walkers": str(case.walkers_per_worker * case.n_workers),
         "--max-segments": str(n_segments),
     }
     words = [word for flag in flags.items() for word in flag]

@@ -27,6 +27,7 @@ from campaign.flags import (
     wanted,
 )
 from campaign.settings import FORCE_FIELDS, GROUPS, MOLECULE, SOLVENT, Settings
+from policies import measure
 from tasks.errors import BadInput
 
 Verb = Literal["start", "probe"]
@@ -47,12 +48,15 @@ class Command:
         Directory of the run as it was given; None to have one made in ``runs/``.
     json
         Whether the answer is to be JSON.
+    dry_run
+        Whether to say what a start would take, and start nothing.
     """
 
     verb: Verb
     settings: Settings
     run_dir: Path | None = None
     json: bool = False
+    dry_run: bool = False
 
 
 class _Switch(argparse.Action):
@@ -82,12 +86,16 @@ def parse(argv: Sequence[str]) -> Command:
     verb, rest = _split_verb(argv)
     given = _read_flags(verb, rest)
     run_dir, config = given.pop("run_dir", None), given.pop("config", None)
-    as_json = bool(given.pop("json", False))
+    as_json, dry_run = bool(given.pop("json", False)), bool(given.pop("dry_run", False))
+    if verb == "start" and as_json and not dry_run:
+        raise BadInput(
+            "--json is how --dry-run answers, and a campaign leaves summary.json: add --dry-run or drop it"
+        )
     if run_dir == "":
         raise BadInput("--run-dir '' names no directory: give the path of one that does not exist yet")
     flags = {name: _typed(name, value) for name, value in given.items()}
     settings = _settings(flags, Path(config) if isinstance(config, str) else None)
-    return Command(verb, settings, Path(run_dir) if isinstance(run_dir, str) else None, as_json)
+    return Command(verb, settings, Path(run_dir) if isinstance(run_dir, str) else None, as_json, dry_run)
 
 
 def _split_verb(argv: Sequence[str]) -> tuple[Verb, Sequence[str]]:
@@ -152,6 +160,8 @@ def _overridden(flags: Mapping[str, object]) -> set[str]:
         names |= SOLVENT | {"forcefield"}
     if "solvent" in flags:
         names |= SOLVENT
+    if measure(str(flags.get("policy"))) is not None:
+        names.add("novelty")
     return names
 
 
@@ -196,8 +206,14 @@ def _add_general_flags(parser: argparse.ArgumentParser, verb: Verb) -> None:
         general.add_argument(
             "--run-dir", metavar="DIR", help="run directory, which must not exist (default: a new one in runs/)"
         )
-    else:
-        general.add_argument("--json", action="store_true", help="answer in JSON")
+        general.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="only say what the campaign would take: segments, bytes, wall time from a short timing",
+        )
+    general.add_argument(
+        "--json", action="store_true", help=f"answer in JSON{' (with --dry-run)' if verb == 'start' else ''}"
+    )
 
 
 def _add_setting(group: argparse._ArgumentGroup, name: str, field: FieldInfo) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from campaign.flags import flag, shown
+from policies import measure, policy
 
 if TYPE_CHECKING:
     from campaign.settings import Settings
@@ -23,9 +24,11 @@ def contradictions(settings: Settings) -> Iterator[str]:
     yield from _solvent(settings)
     yield from _platform(settings)
     yield from _frames(settings)
+    yield from _equilibration(settings)
     yield from _learning(settings)
     yield from _patience(settings)
     yield from _stores(settings)
+    yield from _bundle(settings)
     yield from _redis(settings)
     yield from _ending(settings)
 
@@ -77,6 +80,11 @@ def _platform(settings: Settings) -> Iterator[str]:
             f"--precision {settings.precision} is for GPUs, and --platform {settings.platform} is none: "
             "drop one of them"
         )
+    if settings.segments_per_device is not None and settings.platform in ("CPU", "Reference"):
+        yield (
+            f"--segments-per-device {settings.segments_per_device} is for GPUs, and --platform {settings.platform} "
+            "is none: drop one of them"
+        )
 
 
 def _frames(settings: Settings) -> Iterator[str]:
@@ -102,17 +110,37 @@ def _frames(settings: Settings) -> Iterator[str]:
         )
 
 
+def _equilibration(settings: Settings) -> Iterator[str]:
+    shortest_ps = 4 * settings.timestep_fs / 1000
+    # A hair of tolerance, as above.
+    if 0 < settings.equilibrate_ps < shortest_ps * (1 - 1e-9):
+        yield (
+            f"--equilibrate-ps {settings.equilibrate_ps:g} has no step of --timestep-fs {settings.timestep_fs:g} in "
+            f"each of its quarters: give 0 for none, or at least --equilibrate-ps {shortest_ps:g}"
+        )
+    if settings.equilibrate_ps / shortest_ps > _MOST_STEPS / 2:
+        yield (
+            f"--equilibrate-ps {settings.equilibrate_ps:g} takes more than {_MOST_STEPS} steps of "
+            f"--timestep-fs {settings.timestep_fs:g}: give a shorter one"
+        )
+
+
 def _learning(settings: Settings) -> Iterator[str]:
-    policy = settings.policy
+    chosen, named = policy(settings.policy), f"--policy {shown(settings.policy)}"
     if settings.aae_weights is not None:
         weights = f"--aae-weights {shown(settings.aae_weights)}"
-        if policy != "novelty":
-            yield f"{weights} and --policy {policy}, which uses no model, exclude each other: drop one of them"
+        if not chosen.learns:
+            yield f"{weights} and {named}, which uses no model, exclude each other: drop one of them"
         if settings.embedding == "pca":
             yield f"{weights} and --embedding pca exclude each other: give --embedding aae or drop the weights"
-    if settings.infer_every == 0 and policy != "plain":
+    if measure(settings.policy) not in (settings.novelty, None):
         yield (
-            f"--infer-every 0 means no inference, and --policy {policy} takes its starts from inference: "
+            f"{named} and --novelty {settings.novelty} are different measures of novelty: "
+            "drop --novelty, or give --policy novelty"
+        )
+    if settings.infer_every == 0 and (chosen.learns or chosen.candidates != "none"):
+        yield (
+            f"--infer-every 0 means no inference, and {named} needs it: "
             "give --infer-every 1 or more, or --policy plain"
         )
     if settings.max_reference <= settings.neighbours:
@@ -159,6 +187,20 @@ def _stores(settings: Settings) -> Iterator[str]:
         )
 
 
+def _bundle(settings: Settings) -> Iterator[str]:
+    bundle = settings.bundle or 1
+    if bundle > 1 and (settings.no_proxystore or settings.simulate_ps_backend == "none"):
+        yield (
+            f"--bundle {bundle} would put the coordinates of {bundle} segments into one message, as they go through "
+            "no store: give --bundle 1, or --simulate-ps-backend file or redis"
+        )
+    if bundle > settings.walkers:
+        yield (
+            f"--bundle {bundle} takes more walkers than --walkers {settings.walkers}: "
+            f"give --walkers {bundle} or more, or a smaller bundle"
+        )
+
+
 def _redis(settings: Settings) -> Iterator[str]:
     if settings.redishost is not None and settings.redisport is None:
         yield f"--redishost {shown(settings.redishost)} has no port: add --redisport N (6379 is usual)"
@@ -182,13 +224,13 @@ def _may_use_redis(settings: Settings) -> bool:
 
 def _ending(settings: Settings) -> Iterator[str]:
     if settings.min_model_versions > 0 and not settings.retrains:
-        reason = "--no-retrain" if settings.no_retrain else f"--policy {settings.policy}"
+        reason = "--no-retrain" if settings.no_retrain else f"--policy {shown(settings.policy)}"
         yield (
             f"--min-model-versions {settings.min_model_versions} is never reached with {reason}, which trains no "
             "model: give --min-model-versions 0 or drop the other"
         )
-    if settings.control and settings.policy == "plain":
+    if settings.control and policy(settings.policy).candidates == "none":
         yield (
-            "--control compares with a plain run, and --policy plain is one: "
+            f"--control compares with a plain run, and --policy {shown(settings.policy)} is one: "
             "give --no-control or another --policy (novelty, random)"
         )

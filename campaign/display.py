@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+
+from campaign.settings import Settings
+from tasks.platforms import GPU_PLATFORMS
+from tasks.prepared import PreparedSystem
 
 _LINE_EVERY_S = 10.0
 
@@ -52,6 +57,32 @@ class Snapshot:
             f"{self.ns_per_day:.1f} ns/day  coverage {self.coverage}  model {self.model_version}  "
             f"{min(self.busy, self.slots)}/{self.slots} workers busy  {self.failures} failed attempts"
         )
+
+
+def announcement(settings: Settings, prepared: PreparedSystem, log: Path) -> str:
+    """Return what is about to run, and until when, in a line."""
+    limits = {
+        "segments": settings.max_segments,
+        "ns": settings.max_ns,
+        "minutes": settings.max_minutes,
+        "model versions": settings.min_model_versions or None,
+    }
+    until = ", ".join(f"{limit:g} {unit}" for unit, limit in limits.items() if limit is not None)
+    return (
+        f"{prepared.name}: {prepared.n_atoms} atoms on {prepared.platform}, policy {settings.policy}, "
+        f"until {until or 'it is told to end'}; watch {log}"
+    )
+
+
+def cautions(settings: Settings, platform: str, slots: int) -> Iterator[str]:
+    """Yield what a user may not have meant."""
+    if settings.segments_per_device is not None and platform not in GPU_PLATFORMS:
+        yield (
+            f"--segments-per-device {settings.segments_per_device}: OpenMM's platform {platform} uses no device; "
+            "install its plugin for yours (pip install OpenMM[cuda12]), or name a --platform"
+        )
+    if settings.walkers < slots:
+        yield f"--walkers {settings.walkers} keeps only {settings.walkers} of {slots} workers busy: give {2 * slots}"
 
 
 def tell(text: str) -> None:

@@ -57,7 +57,10 @@ def repeats(field: FieldInfo) -> bool:
 def choices(field: FieldInfo) -> tuple[str, ...]:
     """Return the words a setting may take; empty where it is free."""
     core = core_type(field)
-    return get_args(core) if get_origin(core) is Literal else ()
+    if get_origin(core) is Literal:
+        return get_args(core)
+    words = field.json_schema_extra.get("choices") if isinstance(field.json_schema_extra, dict) else None
+    return tuple(map(str, words)) if isinstance(words, list) else ()
 
 
 def note(field: FieldInfo, key: str) -> str:

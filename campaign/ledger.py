@@ -20,7 +20,7 @@ from tasks.messages import FileRecord
 
 SCHEMA_VERSION = 1
 
-Kind = Literal["simulate", "infer", "train", "move", "gather", "hook"]
+Kind = Literal["equilibrate", "simulate", "infer", "train", "move", "gather", "hook"]
 State = Literal["waiting", "ready", "running", "computed", "complete", "fizzled", "quarantined"]
 ArtifactKind = Literal["trajectory", "end_state", "reference", "model", "archive"]
 

@@ -1,20 +1,16 @@
-"""Prepare the molecular system in a process of its own, which a signal can end at any moment.
-
-Minimising a large system takes minutes inside one call of OpenMM. And the main process, which forks the task server,
-stays free of OpenMM's threads.
-"""
+"""Prepare the molecular system in a process of its own; minimising a large one takes minutes."""
 
 from __future__ import annotations
 
 import logging
-import multiprocessing
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from functools import partial
 
-from tasks.errors import BadInput
-from tasks.systems import PreparedSystem, SystemSpec, prepare
+import numpy as np
 
-_LOOK_EVERY_S = 0.1
+from campaign.aside import aside
+from tasks.prepared import PreparedSystem
+from tasks.systems import SystemSpec, prepare
 
 
 def prepare_aside(spec: SystemSpec, interrupted: Callable[[], bool]) -> tuple[PreparedSystem, list[str]] | None:
@@ -25,28 +21,9 @@ def prepare_aside(spec: SystemSpec, interrupted: Callable[[], bool]) -> tuple[Pr
     BadInput
         As `tasks.systems.prepare`.
     """
-    context = multiprocessing.get_context("fork")
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_prepare, args=(spec, there), daemon=True)
-    process.start()
-    there.close()
-    try:
-        while not here.poll(_LOOK_EVERY_S):
-            if interrupted():
-                return None
-        answer = here.recv()
-    except EOFError:
-        process.join(5)
-        raise BadInput(
-            f"system {spec.name} cannot be prepared: its process ended (exit {process.exitcode}), as for want of "
-            "memory; try a smaller one"
-        ) from None
-    finally:
-        process.kill()
-        process.join()
-        here.close()
-    if isinstance(answer, BadInput):
-        raise answer
+    answer = aside(partial(_prepare, spec), f"system {spec.name} cannot be prepared", interrupted)
+    if answer is None:
+        return None
     arrays, notes = answer
     return PreparedSystem.from_arrays(arrays), notes
 
@@ -63,12 +40,9 @@ class _Notes(logging.Handler):
         self.texts.append(record.getMessage())
 
 
-def _prepare(spec: SystemSpec, answer: Connection) -> None:
+def _prepare(spec: SystemSpec) -> tuple[dict[str, np.ndarray], list[str]]:
     notes = _Notes()
     logger = logging.getLogger("tasks")
     logger.setLevel(logging.INFO)
     logger.addHandler(notes)
-    try:
-        answer.send((prepare(spec).to_arrays(), notes.texts))
-    except BadInput as error:
-        answer.send(BadInput(str(error)))
+    return prepare(spec).to_arrays(), notes.texts

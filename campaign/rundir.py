@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
+import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -77,6 +80,11 @@ class RunDirectory:
         return self.path / "ledger.sqlite"
 
     @property
+    def equilibrated(self) -> Path:
+        """Basis states once they were equilibrated; not there where none were."""
+        return self.path / "equilibrated"
+
+    @property
     def log(self) -> Path:
         """The log a person reads."""
         return self.path / "runtime.log"
@@ -98,9 +106,57 @@ class RunDirectory:
         part.write_text(json.dumps(content, indent=2) + "\n")
         os.replace(part, self.path / name)
 
+    @contextmanager
+    def logging(self) -> Iterator[None]:
+        """Log to the run's file: our story at INFO, the libraries' warnings."""
+        handler = logging.FileHandler(self.log)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        root = logging.getLogger()
+        root.addHandler(handler)
+        root.setLevel(logging.WARNING)
+        for ours in ("wayfinder", "agents", "campaign", "sites", "tasks"):
+            logging.getLogger(ours).setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            root.removeHandler(handler)
+            handler.close()
+
     def remove(self) -> None:
         """Remove the directory of a campaign that never began."""
         remove_made(self._made)
+
+
+def make_private_dir(run_id: str) -> Path:
+    """Return a new directory for keys, in the home that nodes of a cluster share and other users cannot read.
+
+    Raises
+    ------
+    BadInput
+        When it cannot be made.
+    """
+    path = Path.home() / ".wayfinder" / run_id
+    try:
+        path.mkdir(mode=0o700, parents=True)
+    except OSError as error:
+        raise BadInput(f"directory {path} for connection keys cannot be made: {error.strerror}; set HOME") from error
+    return path
+
+
+def refuse_unquotable(path: Path) -> None:
+    """Refuse a path that Parsl's start scripts, which quote nothing, would tear apart.
+
+    Raises
+    ------
+    BadInput
+        Naming what in it they cannot take.
+    """
+    found = re.search(r"[^\w@%+=:,./-]", str(path))
+    if found is not None:
+        raise BadInput(
+            f"path {path} holds {found[0]!r}, which Parsl's start scripts cannot take: choose --run-dir (and HOME) "
+            "without blanks, quotes and the like"
+        )
 
 
 def host_info() -> dict[str, Any]:

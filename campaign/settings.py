@@ -22,10 +22,10 @@ from pydantic_core import ErrorDetails
 
 from campaign.contradictions import contradictions
 from campaign.flags import flag, shown, unknown, wanted
+from policies import CHOICES, POLICIES, TARGET, Policy, measure, policy, target_file
 from tasks.errors import BadInput
 from tasks.messages import Dynamics, Novelty, Precision, Solvent, Topic
 
-Policy = Literal["novelty", "random", "plain"]
 Backend = Literal["file", "redis", "globus", "none"]
 Platform = Literal["auto", "Reference", "CPU", "CUDA", "OpenCL", "HIP"]
 
@@ -38,9 +38,13 @@ MOLECULE = frozenset({"system", "sequence", "pdb", "amber", "gromacs", "openmm_s
 FORCE_FIELDS = frozenset({"amber", "gromacs", "openmm_system"})
 
 # What explicit solvent is made of, and what holds where nothing is said of it.
-SOLVENT = frozenset({"solvent", "padding_nm", "ionic_strength", "pressure_bar"})
-_ADDED_WATER = {"padding_nm": 1.0, "ionic_strength": 0.15}
+SOLVENT = frozenset({"solvent", "padding_nm", "ionic_strength", "pressure_bar", "equilibrate_ps"})
+# Water that is added is cold once minimised, and leaves gaps.
+_ADDED_WATER = {"padding_nm": 1.0, "ionic_strength": 0.15, "equilibrate_ps": 20.0}
 _PRESSURE_BAR = 1.0
+
+# A policy of ours, or what is looked for: a file after `rmsd:`, an attribute after the name of a module.
+_POLICY_PATTERN = rf"^({'|'.join(POLICIES)}|[^:]+:.+)$"
 
 # Any of these says where the campaign ends; without them it is the demonstration.
 _ENDS = frozenset({"max_segments", "max_ns", "max_minutes"})
@@ -59,6 +63,7 @@ def _setting(
     *,
     metavar: str = "",
     default_text: str = "",
+    choices: tuple[str, ...] = (),
     **bounds: Any,
 ) -> Any:
     """Return a field with what the command line shows of it (Any, as `pydantic.Field` itself).
@@ -67,8 +72,16 @@ def _setting(
     ----------
     default_text
         What the help calls the default where it depends on other settings.
+    choices
+        What a text may be, where that is more than a `Literal` tells.
     """
-    extra: dict[str, JsonValue] = {"group": group, "unit": unit, "metavar": metavar, "default": default_text}
+    extra: dict[str, JsonValue] = {
+        "group": group,
+        "unit": unit,
+        "metavar": metavar,
+        "default": default_text,
+        "choices": list(choices),
+    }
     return Field(default, description=description, json_schema_extra=extra, **bounds)
 
 
@@ -177,16 +190,30 @@ class Settings(BaseModel):
         default_text="the molecule as it was named",
         min_length=1,
     )
+    minimise: bool = _setting("problem", True, "relax structures before anything else; otherwise they must be sound")
+    equilibrate_ps: float = _setting(
+        "problem",
+        0.0,
+        "dynamics that bring each structure to temperature and pressure, once, before the first segment",
+        "ps",
+        default_text="20 where water is added, else 0",
+        ge=0,
+        le=1e6,
+    )
     precision: Precision = _setting("problem", "mixed", "precision of a GPU's arithmetic")
     segment_ps: float = _setting("problem", 2.0, "simulated time of a segment, rounded to frames", "ps", gt=0, le=1e6)
     frame_ps: float = _setting(
         "problem", 0.25, "simulated time between two kept frames, rounded to whole steps", "ps", gt=0, le=1e6
     )
     walkers: int = _setting("problem", 4, "replicas of the molecule", "walkers", ge=1)
-    policy: Policy = _setting(
+    policy: str = _setting(
         "problem",
         "novelty",
-        "where segments start: at novel frames, at random frames, or where the walker's last one ended (plain)",
+        "where segments start: at novel frames (least-counts, lof: by that measure; rmsd: those nearest to the "
+        "structure in FILE), at random frames, where the walker's last one ended (plain), or as a policy of your own "
+        "chooses",
+        choices=CHOICES,
+        pattern=_POLICY_PATTERN,
     )
     seed: int = _setting("problem", 1, "seed of every random choice", ge=1, le=2**31 - 1)
     min_segment_seconds: float = _setting(
@@ -198,7 +225,10 @@ class Settings(BaseModel):
         "learning", "aae", "model that frames are compared in: adversarial autoencoder or principal components"
     )
     novelty: Novelty = _setting(
-        "learning", "sparsity", "score of a frame: distance to its neighbours or local outlier factor"
+        "learning",
+        "sparsity",
+        "score of a frame: distance to its neighbours, local outlier factor, or how few frames are in its cluster",
+        default_text="sparsity, or what --policy is named after",
     )
     neighbours: int = _setting("learning", 10, "neighbours that the novelty score looks at", "frames", ge=1)
     latent: int = _setting("learning", 8, "size of the embedding", "dimensions", ge=1)
@@ -225,8 +255,33 @@ class Settings(BaseModel):
 
     simulate_site: str = _setting("compute", "local", "site of the segments", metavar="SITE", min_length=1)
     ml_site: str = _setting("compute", "local", "site of training and inference", metavar="SITE", min_length=1)
-    simulate_workers: int = _setting("compute", 2, "segments that run at once", "workers", ge=1)
+    simulate_workers: int | None = _setting(
+        "compute",
+        None,
+        "segments that run at once on this machine",
+        "workers",
+        default_text="2; on GPUs as many as they take",
+        ge=1,
+    )
+    segments_per_device: int | None = _setting(
+        "compute",
+        None,
+        "segments that run at once on each GPU, by NVIDIA's Multi-Process Service where it is installed",
+        "segments",
+        default_text="1",
+        ge=1,
+        le=48,  # clients that MPS serves on a device
+    )
     ml_workers: int = _setting("compute", 1, "trainings and inferences that run at once", "workers", ge=1)
+    bundle: int | None = _setting(
+        "compute",
+        None,
+        "segments that travel and run as one task",
+        "segments",
+        default_text="as many short ones as make a task last 0.1 s, where there are walkers enough for all workers",
+        ge=1,
+        le=1000,
+    )
     max_attempts: int = _setting("compute", 3, "times a task is tried before it is given up", "attempts", ge=1)
     task_timeout: float = _setting(
         "compute",
@@ -334,6 +389,20 @@ class Settings(BaseModel):
         """Make several paths absolute; files hold them as a list."""
         return tuple(map(_absolute, value)) if isinstance(value, list | tuple) else value
 
+    @field_validator("policy", mode="before")
+    @classmethod
+    def _absolute_target(cls, value: object) -> object:
+        """Make the path of a target absolute."""
+        file = target_file(value) if isinstance(value, str) else None
+        return value if file is None else f"{TARGET}{_absolute(file)}"
+
+    @field_validator("policy")
+    @classmethod
+    def _importable(cls, value: str) -> str:
+        """Refuse a user's policy that is none, before anything is started."""
+        policy(value)
+        return value
+
     @field_validator("forcefield", mode="before")
     @classmethod
     def _words(cls, value: object) -> object:
@@ -360,7 +429,7 @@ class Settings(BaseModel):
     @property
     def retrains(self) -> bool:
         """Whether the campaign makes model versions beyond 0."""
-        return _trains(self.policy, self.no_retrain)
+        return policy(self.policy).learns and not self.no_retrain
 
     def dynamics(self, platform: str) -> Dynamics:
         """Return how segments are integrated, in whole steps.
@@ -407,16 +476,23 @@ def _settled(given: Mapping[str, object]) -> dict[str, object]:
         values.setdefault("pressure_bar", _PRESSURE_BAR)
         if not values.keys() & FORCE_FIELDS:
             values = {**_ADDED_WATER, **values}
+    name = str(values.get("policy", "novelty"))
+    if measure(name) is not None:
+        values.setdefault("novelty", measure(name))
     if not values.keys() & _ENDS:
-        policy = values.get("policy", "novelty")
+        chosen = _policy_if_known(name)
         values["max_ns"] = 1.0
-        values.setdefault("min_model_versions", 3 if _trains(policy, values.get("no_retrain")) else 0)
-        values.setdefault("control", policy != "plain")
+        values.setdefault("min_model_versions", 3 if chosen.learns and not values.get("no_retrain") else 0)
+        values.setdefault("control", chosen.candidates != "none")
     return values
 
 
-def _trains(policy: object, no_retrain: object) -> bool:
-    return policy == "novelty" and not no_retrain
+def _policy_if_known(name: str) -> Policy:
+    """Return a policy, and plain dynamics for one that is refused soon, where its source is known."""
+    try:
+        return policy(name)
+    except BadInput:
+        return POLICIES["plain"]
 
 
 def _sentence(error: ErrorDetails, sources: Mapping[str, str]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 
 FILES = {
+    "equilibrate": "equilibration-results.jsonl",
     "simulate": "simulation-results.jsonl",
     "infer": "inference-results.jsonl",
     "train": "training-results.jsonl",

@@ -11,7 +11,9 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import psutil
 from redis import Redis, RedisError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -51,6 +53,18 @@ class RedisServer:
         if self._silences >= _SILENCES:
             return f"the Redis server at {self.host}:{self.port} does not answer any more"
         return None
+
+    def free_bytes(self) -> int | None:
+        """Return the memory it may still take; None where another's server has no bound, or does not say."""
+        if self.process is not None:
+            return int(psutil.virtual_memory().available)
+        try:
+            with _client(self.host, self.port) as client:
+                told: Any = client.info("memory")
+        except (RedisError, OSError):
+            return None
+        most = int(told.get("maxmemory", 0))
+        return max(0, most - int(told["used_memory"])) if most else None
 
     def stop(self) -> None:
         """End the server if it is ours."""
@@ -170,15 +184,19 @@ def _version(executable: str) -> tuple[int, int]:
 
 def _answers(host: str, port: int) -> bool:
     try:
-        once = Retry(NoBackoff(), 0)
-        with Redis(
-            host=host,
-            port=port,
-            password=os.environ.get(PASSWORD_VARIABLE),
-            socket_timeout=3,
-            socket_connect_timeout=3,
-            retry=once,
-        ) as client:
+        with _client(host, port) as client:
             return bool(client.ping())
     except (RedisError, OSError):
         return False
+
+
+def _client(host: str, port: int) -> Redis:
+    """Return a client that asks once, and waits three seconds at most."""
+    return Redis(
+        host=host,
+        port=port,
+        password=os.environ.get(PASSWORD_VARIABLE),
+        socket_timeout=3,
+        socket_connect_timeout=3,
+        retry=Retry(NoBackoff(), 0),
+    )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from parsl.executors.base import ParslExecutor
 
+from tasks.errors import BadInput
 from tasks.transport import REACHES_VARIABLE
 
 
@@ -20,15 +21,23 @@ class Resources:
     ----------
     private_dir
         A directory that only this user reads, for the keys of encrypted connections; removed after the run.
+    simulate_workers
+        None for as many as a site has by itself.
     heartbeat_s, heartbeat_threshold_s
         Period of the signs of life, and the silence after which a worker pool counts as lost.
+    segments_per_device
+        How many segments run at once on a device; None where nobody asked.
+    on_devices
+        Whether segments are meant for devices.
     """
 
-    simulate_workers: int
+    simulate_workers: int | None
     ml_workers: int
     private_dir: Path
     heartbeat_s: float
     heartbeat_threshold_s: float
+    segments_per_device: int | None = None
+    on_devices: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +70,24 @@ SiteMaker = Callable[[], Site]
 REACHES_ALL: frozenset[str] = frozenset({"file", "redis", "globus", "inline"})
 
 
-def worker_environment(reaches: frozenset[str], checkout: Path | None = None) -> str:
+def no_devices(site: str, resources: Resources) -> None:
+    """Refuse what is asked of devices at a site that has none.
+
+    Raises
+    ------
+    BadInput
+        When somebody asked for it.
+    """
+    if resources.segments_per_device is not None:
+        raise BadInput(
+            f"--segments-per-device {resources.segments_per_device}: site {site} has no device; drop it, or name a "
+            "site that has some with --simulate-site"
+        )
+
+
+def worker_environment(
+    reaches: frozenset[str], checkout: Path | None = None, shared: Sequence[str] = (), *, pinned: bool = False
+) -> str:
     """Return shell lines that every worker starts with.
 
     Libraries stay on one thread, for two lose per CPU-second; and a store that the site does not reach is refused in
@@ -71,7 +97,15 @@ def worker_environment(reaches: frozenset[str], checkout: Path | None = None) ->
     ----------
     checkout
         Where workers take `tasks` from, if not from what is installed there.
+    shared
+        Lines of `sites.devices.sharing` where several workers share a device.
+    pinned
+        Whether each worker is given a device.
     """
     threads = [f"export {name}=1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")]
     path = [] if checkout is None else [f"export PYTHONPATH={shlex.quote(str(checkout))}"]
-    return "\n".join([*threads, *path, f"export {REACHES_VARIABLE}={','.join(sorted(reaches))}"])
+    # Parsl tells a device to ROCm and to CUDA, and HIP would look for the second among what the first left: one
+    # device, number 0 (github.com/Parsl/parsl/issues/3858). What is said to HIP goes before what is said to CUDA.
+    amd = ["export HIP_VISIBLE_DEVICES=0"] if pinned else []
+    stores = f"export {REACHES_VARIABLE}={','.join(sorted(reaches))}"
+    return "\n".join([*threads, *path, *amd, *shared, stores])

@@ -1,4 +1,4 @@
-"""Numbers drawn from coordinates: Ramachandran cells, principal-component cells, and their count (coverage)."""
+"""Numbers drawn from coordinates: RMSD, Ramachandran and principal-component cells, and their count (coverage)."""
 
 from __future__ import annotations
 
@@ -33,6 +33,24 @@ def dihedrals_deg(positions: np.ndarray, indices: np.ndarray) -> np.ndarray:
 
     corners = [positions[:, indices[:, k]].reshape(-1, 3) for k in range(4)]
     return np.asarray(np.degrees(calc_dihedrals(*corners)).reshape(len(positions), len(indices)))
+
+
+def rmsd_nm(points: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Return the root-mean-square distance of each frame from a target, once superposed.
+
+    Parameters
+    ----------
+    points : ndarray of shape (n_frames, n_points, 3)
+        In nm.
+    target : ndarray of shape (n_points, 3)
+
+    Returns
+    -------
+    ndarray of shape (n_frames,), float64
+    """
+    from MDAnalysis.analysis.rms import rmsd
+
+    return np.array([rmsd(frame, target, superposition=True) for frame in points], dtype=np.float64)
 
 
 def phi_psi_cells(positions: np.ndarray, phi: np.ndarray, psi: np.ndarray) -> np.ndarray:

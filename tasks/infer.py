@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.features import coverage, empty_cells, pc_cells, phi_psi_cells
+from tasks.features import coverage, empty_cells, pc_cells, phi_psi_cells, rmsd_nm
 from tasks.files import write_atomically
-from tasks.messages import EmbedResult, EmbedSpec, FileRecord
+from tasks.messages import EmbedResult, EmbedSpec, FileRecord, Nearest
 from tasks.models import Model, fit_pca, load_model
 from tasks.novelty import novelty
 from tasks.periodic import make_whole
@@ -28,13 +28,14 @@ _KEPT = 4
 
 @dataclass(frozen=True, slots=True)
 class Indices:
-    """Which atoms inference looks at; the arrays of `tasks.systems.PreparedSystem` of the same names."""
+    """What inference looks at; the arrays of `tasks.prepared.PreparedSystem` of the same names."""
 
     features: np.ndarray
     phi: np.ndarray
     psi: np.ndarray
     n_atoms: int
     feature_tree: np.ndarray | None
+    target: np.ndarray | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +72,11 @@ def embed(spec: EmbedSpec) -> EmbedResult:
     rng = np.random.default_rng([spec.seed, spec.reference_number])
     new = _new_frames(spec, frames, indices)
     before, new = _embedded(spec, before, new)
-    scores, frontier_scores = _scores(spec, before, new)
-    after = _next_reference(spec, before, new, scores, frontier_scores, indices, rng)
-    chosen, chosen_scores = _choose(spec, after, scores, frontier_scores, before, rng)
+    scores = _scores(spec, before, new, rng)
+    new_scores = scores[len(before.frontier) :]
+    rows = _frontier_rows(spec, before, scores, rng)
+    after = _next_reference(spec, before, new, rows, indices, rng)
+    chosen = _choose(spec, after, indices.target, rng)
     embedded = time.perf_counter()
     arrays = after.to_arrays()
     reference_file = _keep(spec, arrays)
@@ -88,11 +91,12 @@ def embed(spec: EmbedSpec) -> EmbedResult:
         reference_file=reference_file,
         starts=starts,
         start_ids=tuple((int(segment), int(frame)) for segment, frame in after.frontier.ids[chosen]),
-        scores=tuple(float(score) for score in chosen_scores),
-        segment_novelty=tuple(float(scores[new.owner == i].mean()) for i in range(len(spec.batches))),
+        scores=tuple(float(score) for score in scores[rows[chosen]]),
+        segment_novelty=tuple(float(new_scores[new.owner == i].mean()) for i in range(len(spec.batches))),
         coverage=coverage(after.visited, len(indices.phi)),
         n_frames=len(new.sample),
         n_reference=len(after.sample),
+        nearest=after.nearest,
         seconds={"fetch": fetched - began, "embed": embedded - fetched, "ship": shipped - embedded},
     )
 
@@ -106,6 +110,7 @@ def _system_indices(spec: EmbedSpec) -> Indices:
             arrays["psi_indices"],
             len(arrays["positions"]),
             arrays.get("feature_tree"),
+            arrays.get("target"),
         )
         _forget_oldest(_indices)
     return _indices[spec.system_id]
@@ -160,32 +165,30 @@ def _model(spec: EmbedSpec, before: ReferenceSet) -> Model:
     return _models[key]
 
 
-def _scores(spec: EmbedSpec, before: ReferenceSet, new: NewFrames) -> tuple[np.ndarray, np.ndarray]:
-    """Return the novelty of the new frames and of the frontier among all known frames."""
+def _scores(spec: EmbedSpec, before: ReferenceSet, new: NewFrames, rng: np.random.Generator) -> np.ndarray:
+    """Return the novelty of (the frontier, then the new frames) among all known frames."""
     if spec.embedding == "none":
-        return np.zeros(len(new.sample)), np.zeros(len(before.frontier))
-    known = new.sample.append(before.frontier).append(before.sample)
+        return np.zeros(len(before.frontier) + len(new.sample))
+    candidates = before.frontier.append(new.sample)
+    known = candidates.append(before.sample)
     # A frame of the frontier may be in the sample too: count it once, or it would be its own neighbour.
     _, first = np.unique(known.ids, axis=0, return_index=True)
     first.sort()
-    scores = novelty(known.latent[first], spec.neighbours, spec.novelty)
-    n_new, n_candidates = len(new.sample), len(new.sample) + len(before.frontier)
-    return scores[:n_new], scores[n_new:n_candidates]
+    return novelty(known.latent[first], spec.neighbours, spec.novelty, rng)[: len(candidates)]
 
 
 def _next_reference(
     spec: EmbedSpec,
     before: ReferenceSet,
     new: NewFrames,
-    scores: np.ndarray,
-    frontier_scores: np.ndarray,
+    rows: np.ndarray,
     indices: Indices,
     rng: np.random.Generator,
 ) -> ReferenceSet:
+    """Return what is remembered after these frames; ``rows`` of (old frontier, then new frames) stay whole."""
     kept = reservoir(len(before.sample), before.n_seen, len(new.sample), spec.max_reference, rng)
     frontier = before.frontier.append(new.sample)
     whole = np.concatenate([before.frontier_positions, new.positions])
-    rows = _frontier_rows(spec, before, len(new.sample), np.concatenate([frontier_scores, scores]), rng)
     return ReferenceSet(
         number=spec.reference_number,
         model_version=spec.model_version,
@@ -196,7 +199,17 @@ def _next_reference(
         visited=_visit(before, new, indices),
         pca=before.pca,
         frontier_boxes=_frontier_boxes(before, new, rows),
+        nearest=None if indices.target is None else _nearest(before.nearest, new.sample, indices.target),
     )
+
+
+def _nearest(before: Nearest | None, new: Sample, target: np.ndarray) -> Nearest:
+    """Return the nearest of what was the nearest so far and the new frames."""
+    distances = rmsd_nm(new.points, target)
+    row = int(np.argmin(distances))
+    if before is not None and before.rmsd_nm <= distances[row]:
+        return before
+    return Nearest(int(new.ids[row, 0]), int(new.ids[row, 1]), float(distances[row]))
 
 
 def _frontier_boxes(before: ReferenceSet, new: NewFrames, rows: np.ndarray) -> np.ndarray | None:
@@ -212,31 +225,26 @@ def _starts(after: ReferenceSet, chosen: np.ndarray) -> dict[str, np.ndarray]:
     return starts if after.frontier_boxes is None else {**starts, "box": after.frontier_boxes[chosen]}
 
 
-def _frontier_rows(
-    spec: EmbedSpec, before: ReferenceSet, n_new: int, scores: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
+def _frontier_rows(spec: EmbedSpec, before: ReferenceSet, scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return rows of (old frontier, then new frames) to keep whole: the newest, or a uniform sample of all frames."""
     if spec.candidates == "none":
         return np.empty(0, np.int64)
     if spec.candidates == "uniform":
-        return reservoir(len(before.frontier), before.n_seen, n_new, spec.max_frontier, rng)
+        n_kept = len(before.frontier)
+        return reservoir(n_kept, before.n_seen, len(scores) - n_kept, spec.max_frontier, rng)
     return np.argsort(-scores, kind="stable")[: spec.max_frontier]
 
 
-def _choose(
-    spec: EmbedSpec,
-    after: ReferenceSet,
-    scores: np.ndarray,
-    frontier_scores: np.ndarray,
-    before: ReferenceSet,
-    rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows of the frontier to offer as starts, and their scores."""
-    n_offered = min(spec.n_candidates, len(after.frontier))
+def _choose(spec: EmbedSpec, after: ReferenceSet, target: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
+    """Return rows of the frontier to offer as starts, in the order asked for; a novel one is sorted already."""
     if spec.candidates == "novel":
-        best = np.sort(np.concatenate([frontier_scores, scores]))[::-1]
-        return np.arange(n_offered), best[:n_offered]
-    return rng.permutation(len(after.frontier))[:n_offered], np.zeros(n_offered)
+        order = np.arange(len(after.frontier))
+    elif spec.candidates == "nearest":
+        assert target is not None  # the policy that asks for it names one, and the system was prepared with it
+        order = np.argsort(rmsd_nm(after.frontier.points, target), kind="stable")
+    else:
+        order = rng.permutation(len(after.frontier))
+    return order[: spec.n_candidates]
 
 
 def _visit(before: ReferenceSet, new: NewFrames, indices: Indices) -> np.ndarray:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,16 +75,16 @@ def read_amber(prmtop: Path, coordinates: Path, solvent: Solvent | None) -> Mole
     BadInput
         When a file cannot be read, the two do not match, or the solvent is not the one they hold.
     """
-    with _said_of(f"Amber topology {prmtop}", "give a prmtop that tleap or ParmEd wrote"):
+    with said_of(f"Amber topology {prmtop}", "give a prmtop that tleap or ParmEd wrote"):
         parameters = app.AmberPrmtopFile(str(prmtop))
-    with _said_of(f"Amber coordinates {coordinates}", "give an inpcrd or rst7 file"):
+    with said_of(f"Amber coordinates {coordinates}", "give an inpcrd or rst7 file"):
         state = app.AmberInpcrdFile(str(coordinates))
         positions = _in_nm(state.getPositions(asNumpy=True))
     _check_count(prmtop, parameters.topology, coordinates, positions)
     box = state.boxVectors or parameters.topology.getPeriodicBoxVectors()
     kind = _solvent(f"Amber files {prmtop} and {coordinates}", box is not None, solvent, "implicit")
     parameters.topology.setPeriodicBoxVectors(box if kind == "explicit" else None)
-    with _said_of(f"Amber topology {prmtop}", "look for terms that OpenMM does not know, or a box below 1.8 nm"):
+    with said_of(f"Amber topology {prmtop}", "look for terms that OpenMM does not know, or a box below 1.8 nm"):
         system = parameters.createSystem(
             **_force_options(kind), implicitSolvent=app.OBC2 if kind == "implicit" else None
         )
@@ -108,12 +105,12 @@ def read_gromacs(top: Path, gro: Path, solvent: Solvent | None) -> Molecule:
         When a file cannot be read, an include file is not found, the two do not match, or the solvent is not the one
         they hold.
     """
-    with _said_of(f"GROMACS coordinates {gro}", "give a .gro file"):
+    with said_of(f"GROMACS coordinates {gro}", "give a .gro file"):
         state = app.GromacsGroFile(str(gro))
         positions = _in_nm(state.getPositions(asNumpy=True))
         box = _box_or_none(state.getPeriodicBoxVectors())
     try:
-        with _said_of(f"GROMACS topology {top}", "give a .top file with all that it includes"):
+        with said_of(f"GROMACS topology {top}", "give a .top file with all that it includes"):
             parameters = app.GromacsTopFile(str(top), periodicBoxVectors=box)
     except BadInput as error:
         cause = str(error.__cause__)
@@ -130,7 +127,7 @@ def read_gromacs(top: Path, gro: Path, solvent: Solvent | None) -> Molecule:
         raise BadInput(
             f"GROMACS topology {top} holds no radii for --solvent implicit: give --solvent vacuum, or Amber files"
         )
-    with _said_of(f"GROMACS topology {top}", "look for terms that OpenMM does not know, or a box below 1.8 nm"):
+    with said_of(f"GROMACS topology {top}", "look for terms that OpenMM does not know, or a box below 1.8 nm"):
         system = parameters.createSystem(**_force_options(kind))
     return Molecule(system, parameters.topology, positions)
 
@@ -143,11 +140,11 @@ def read_openmm(xml: Path, pdb: Path) -> Molecule:
     BadInput
         When a file cannot be read, or the two do not match.
     """
-    with _said_of(f"OpenMM system {xml}", "give a System that openmm.XmlSerializer wrote"):
+    with said_of(f"OpenMM system {xml}", "give a System that openmm.XmlSerializer wrote"):
         system = openmm.XmlSerializer.deserialize(xml.read_text(encoding="utf-8"))
     if not isinstance(system, openmm.System):
         raise BadInput(f"OpenMM system {xml} holds a {type(system).__name__}: serialise the System itself")
-    with _said_of(f"PDB file {pdb}", "give the PDB file that the System was made for"):
+    with said_of(f"PDB file {pdb}", "give the PDB file that the System was made for"):
         state = app.PDBFile(str(pdb))
         positions = _in_nm(state.getPositions(asNumpy=True))
     if system.getNumParticles() != len(positions):
@@ -158,68 +155,8 @@ def read_openmm(xml: Path, pdb: Path) -> Molecule:
     return Molecule(system, state.topology, positions)
 
 
-def structure_files(paths: Iterable[str]) -> list[Path]:
-    """Return the files that paths name, a folder standing for those in it by name.
-
-    Raises
-    ------
-    BadInput
-        For a folder without files.
-    """
-    found: list[Path] = []
-    for path in map(Path, paths):
-        inside = sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
-        if not inside:
-            raise BadInput(f"--start {path} is a folder without files: put starting structures into it")
-        found += inside
-    return found
-
-
-def read_structure(path: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the positions (n_atoms, 3) and any box (3, 3) of a structure, float64 in nm, by MDAnalysis.
-
-    Parameters
-    ----------
-    names
-        Of the atoms that it must hold, in their order.
-
-    Raises
-    ------
-    BadInput
-        When the file cannot be read or holds other atoms.
-    """
-    import MDAnalysis
-    from MDAnalysis.lib.mdamath import triclinic_vectors
-
-    with _said_of(f"--start {path}", "give a structure file such as PDB or GRO"), warnings.catch_warnings():
-        # Of what a structure file leaves out, and we do not need.
-        warnings.simplefilter("ignore")
-        if not path.is_file():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        universe = MDAnalysis.Universe(str(path))
-        positions = universe.atoms.positions.astype(np.float64) / 10
-        theirs = [str(name) for name in universe.atoms.names]
-        sides = universe.dimensions
-    if len(theirs) != len(names):
-        raise BadInput(
-            f"--start {path} has {len(theirs)} atoms and the system {len(names)}: "
-            "give structures with every atom of the system, hydrogens and water too"
-        )
-    wrong = next((i for i, (here, there) in enumerate(zip(names, theirs, strict=True)) if here != there), None)
-    if wrong is not None:
-        raise BadInput(
-            f"--start {path} has {theirs[wrong]} as atom {wrong + 1} where the system has {names[wrong]}: "
-            "give structures whose atoms are in the system's order"
-        )
-    if not np.isfinite(positions).all():
-        raise BadInput(f"--start {path} holds coordinates that are no numbers: write it again")
-    # GROMACS writes zeros where there is no box.
-    boxed = sides is not None and bool(np.all(sides[:3] > 0))
-    return positions, triclinic_vectors(sides).astype(np.float64) / 10 if boxed else None
-
-
 @contextmanager
-def _said_of(file: str, remedy: str) -> Iterator[None]:
+def said_of(file: str, remedy: str) -> Iterator[None]:
     """Turn what a reader raises into a sentence on its file."""
     try:
         yield

@@ -7,13 +7,13 @@ ProxyStore store. Lengths are in nm, times in ps, energies in kJ/mol, temperatur
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-Topic = Literal["simulate", "infer", "train", "move"]
+Topic = Literal["equilibrate", "simulate", "infer", "train", "move"]
 StoreKind = Literal["file", "redis", "globus", "inline"]
 Embedding = Literal["aae", "pca", "none"]
-Candidates = Literal["novel", "uniform", "none"]
-Novelty = Literal["sparsity", "lof"]
+Candidates = Literal["novel", "nearest", "uniform", "none"]
+Novelty = Literal["sparsity", "lof", "least-counts"]
 Precision = Literal["single", "mixed", "double"]
 Solvent = Literal["implicit", "explicit", "vacuum"]
 Role = Literal["md", "ml", "host"]
@@ -67,6 +67,32 @@ class FileRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskError:
+    """Why a task failed: a kind to count (`tasks.errors`), the exception as Python shows it, and its traceback."""
+
+    kind: str
+    exception: str
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What became of one task of a bundle: its result or its error, when it ran (UNIX seconds) and on which device.
+
+    Attributes
+    ----------
+    device
+        As the worker was pinned to it; None where it was not.
+    """
+
+    value: Any
+    error: TaskError | None
+    started: float
+    ended: float
+    device: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Dynamics:
     """How every segment of a campaign is integrated.
 
@@ -117,7 +143,7 @@ class SegmentSpec:
         Segment and frame (from 0) it starts at. Without a segment it is a basis state, and the frame its number where
         there are several.
     system
-        A prepared system (`tasks.systems.PreparedSystem`), under its digest ``system_id``.
+        A prepared system (`tasks.prepared.PreparedSystem`), under its digest ``system_id``.
     start, start_row
         ``positions`` (n_starts, n_atoms, 3), and ``velocities`` alike if they are to be carried on; otherwise
         velocities are drawn at the temperature. ``box`` (n_starts, 3, 3) where the box is not the system's own.
@@ -170,6 +196,64 @@ class SegmentResult:
 
 
 @dataclass(frozen=True, slots=True)
+class EquilibrateSpec:
+    """A basis state to bring to the campaign's temperature and pressure; equal specs give equal dynamics.
+
+    Attributes
+    ----------
+    number
+        Of the basis state, from 0.
+    start, start_row
+        As in `SegmentSpec`.
+    duration_ps
+        Simulated time, to be divided into four quarters.
+    run_dir
+        Where the State is kept; None if the site does not share it.
+    """
+
+    task_id: int
+    attempt: int
+    number: int
+    system: Ref
+    start: Ref
+    start_row: int
+    duration_ps: float
+    seed: int
+    dynamics: Dynamics
+    store: StoreSpec
+    run_dir: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class EquilibrateResult:
+    """An equilibrated basis state, and what equilibration showed.
+
+    Attributes
+    ----------
+    state
+        ``positions`` (1, n_atoms, 3) float64, for walkers to begin at; ``box`` (1, 3, 3) if the system is periodic.
+    state_file
+        The same with its velocities, as OpenMM serialises a State.
+    mean_temperature_K
+        Of the last quarter.
+    density_before, mean_density
+        At the start and of the last quarter, in g/ml; None where the system is not periodic.
+    """
+
+    task_id: int
+    attempt: int
+    state: Ref
+    state_file: FileRecord | None
+    n_atoms: int
+    simulated_ps: float
+    potential_energy_kj_mol: float
+    mean_temperature_K: float
+    density_before: float | None
+    mean_density: float | None
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class EmbedSpec:
     """New frames to look at, against the reference set that the frames before them left.
 
@@ -184,7 +268,8 @@ class EmbedSpec:
     model
         None for version 0 without pretrained weights: principal components of the first frames.
     candidates
-        Which frames are offered as starts: the most novel, a uniform sample of all, or none.
+        Which frames are offered as starts: the most novel, of these the nearest to the system's target, a uniform
+        sample of all, or none.
     neighbours
         The k of the k-th nearest neighbour (sparsity) or of LOF.
     max_reference, max_frontier
@@ -223,6 +308,15 @@ class Coverage:
 
 
 @dataclass(frozen=True, slots=True)
+class Nearest:
+    """The frame that came nearest to the target, and its distance after superposition."""
+
+    segment_id: int
+    frame: int
+    rmsd_nm: float
+
+
+@dataclass(frozen=True, slots=True)
 class EmbedResult:
     """What inference found.
 
@@ -231,8 +325,8 @@ class EmbedResult:
     reference
         The next reference set.
     starts
-        ``positions`` (n_candidates, n_atoms, 3) float32, best first, and ``box`` (n_candidates, 3, 3) if the system
-        is periodic; None if none were asked for.
+        ``positions`` (n_candidates, n_atoms, 3) float32, in the order asked for, and ``box`` (n_candidates, 3, 3) if
+        the system is periodic; None if none were asked for.
     start_ids
         ``(segment_id, frame)`` of each candidate.
     scores
@@ -241,6 +335,8 @@ class EmbedResult:
         Mean novelty of each new segment's frames, in the order of the batches.
     n_reference
         Frames in the next reference set.
+    nearest
+        Of all frames looked at so far; None where the system has no target.
     """
 
     task_id: int
@@ -256,6 +352,7 @@ class EmbedResult:
     n_frames: int
     n_reference: int
     seconds: dict[str, float]
+    nearest: Nearest | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Read a protein from a PDB file: mend what can be mended, refuse the rest by name."""
+"""Read a protein and its ligands from a PDB file: mend what can be mended, refuse the rest by name."""
 
 from __future__ import annotations
 
@@ -34,19 +34,25 @@ _LONGEST_PEPTIDE_BOND_NM = 0.2
 _OVERLAP_NM = 0.05
 
 
-def read_pdb(path: Path, *, seed: int) -> Any:
-    """Return a PDBFixer of a file's protein, heavy atoms complete, without water and ions.
+def read_pdb(path: Path, force_field: Any, name: str, *, seed: int) -> Any:
+    """Return a PDBFixer of a file's protein, heavy atoms complete, and of its ligands, without water and ions.
+
+    Parameters
+    ----------
+    force_field, name
+        OpenMM's ForceField, and how messages call it. It must match every ligand, as the file has it: with all
+        hydrogens and bonds.
 
     Raises
     ------
     BadInput
-        When the file cannot be read, or holds what ff14SB in implicit solvent cannot simulate.
+        When the file cannot be read, or holds what the force field cannot simulate.
     """
     fixer = _parse(path, _pdb_lines(path))
     # The crystal's cell means nothing without explicit solvent, and would end up in the System.
     fixer.topology.setPeriodicBoxVectors(None)
     _drop_solvent(fixer, path)
-    _check_residues(fixer, path)
+    _check_residues(fixer, path, force_field, name)
     _check_geometry(fixer, path)
     _mend(fixer, path, seed)
     return fixer
@@ -113,22 +119,29 @@ def _drop_solvent(fixer: Any, path: Path) -> None:
 def _is_solvent(residue: Any) -> bool:
     if residue.name in _WATERS:
         return True
-    return len(residue) == 1 and residue.name not in _AMINO_ACIDS | _CAPS | _REPLACED.keys()
+    return len(residue) == 1 and not _in_chain(residue)
 
 
-def _check_residues(fixer: Any, path: Path) -> None:
-    """Refuse what is no amino acid, and amino acids without a backbone to build on."""
+def _in_chain(residue: Any) -> bool:
+    """Return whether a residue is a link of a protein's chain, and no ligand."""
+    return residue.name in _AMINO_ACIDS | _CAPS | _REPLACED.keys()
+
+
+def _check_residues(fixer: Any, path: Path, force_field: Any, name: str) -> None:
+    """Refuse what neither is an amino acid nor known to the force field, and amino acids without a backbone."""
     residues = list(fixer.topology.residues())
-    unknown = [r for r in residues if r.name not in _AMINO_ACIDS | _CAPS | _REPLACED.keys()]
+    unknown = [residue for residue in force_field.getUnmatchedResidues(fixer.topology) if not _in_chain(residue)]
     if unknown:
         raise BadInput(
-            f"PDB file {path} holds {listed(unknown)}, which ff14SB does not know: remove or replace what it names"
+            f"PDB file {path} holds {listed(unknown)}, which {name} does not know: remove it, or add parameters with "
+            "--forcefield (the file must have all its hydrogens, and CONECT records of its bonds), or give the files "
+            "of another program (--amber, --gromacs, --openmm-system)"
         )
     if not any(residue.name in _AMINO_ACIDS | _REPLACED.keys() for residue in residues):
         raise BadInput(f"PDB file {path} holds no amino acid: give a protein or a peptide")
     for residue in residues:
         missing = {"N", "CA", "C"} - {atom.name for atom in residue.atoms()}
-        if residue.name not in _CAPS and missing:
+        if missing and _in_chain(residue) and residue.name not in _CAPS:
             raise BadInput(
                 f"PDB file {path}: {_label(residue)} lacks {', '.join(sorted(missing))} of its backbone: "
                 "complete it with a modelling program, or remove it at a chain's end"
@@ -144,7 +157,7 @@ def _check_geometry(fixer: Any, path: Path) -> None:
         one, other = (_atom_label(atoms[index]) for index in overlap)
         raise BadInput(f"PDB file {path}: {one} and {other} lie on top of each other: remove one")
     for chain in fixer.topology.chains():
-        for before, after in itertools.pairwise(chain.residues()):
+        for before, after in itertools.pairwise(filter(_in_chain, chain.residues())):
             distance = _peptide_bond_nm(before, after, positions)
             if distance > _LONGEST_PEPTIDE_BOND_NM:
                 raise BadInput(

@@ -29,6 +29,9 @@ _NEEDED = {
     ),
     "host": (),
 }
+# Where workers share devices: how many on each. Sites set it, and CUDA_MPS_PIPE_DIRECTORY where MPS serves them.
+SHARING_VARIABLE = "WAYFINDER_SEGMENTS_PER_DEVICE"
+
 _SHARED = (("numpy", "numpy"), ("proxystore", "proxystore"), ("colmena", "colmena"), ("parsl", "parsl"))
 
 
@@ -118,4 +121,16 @@ def _device(role: str, versions: dict[str, str]) -> str:
 
         if torch.cuda.is_available():
             return str(torch.cuda.get_device_name(0))
+    pinned = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if role == "md" and pinned:
+        return f"device {pinned}{_sharing()}"
     return f"cpu ({os.cpu_count()} cores)"
+
+
+def _sharing() -> str:
+    """Return how many segments share a device, and how, as the end of a sentence."""
+    per_device = os.environ.get(SHARING_VARIABLE)
+    if per_device is None:
+        return ""
+    how = "by MPS" if "CUDA_MPS_PIPE_DIRECTORY" in os.environ else "in turns, without MPS"
+    return f" ({per_device} segments at once {how})"

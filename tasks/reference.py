@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tasks.messages import Nearest
+
 Ids = np.ndarray
 """(n, 2) int64: segment and frame within it."""
 
@@ -70,6 +72,8 @@ class ReferenceSet:
         Model of principal components fitted to the first frames, packed; empty before that.
     frontier_boxes : ndarray of shape (n, 3, 3), float32
         Box vectors of the frontier in nm; None where the system is not periodic.
+    nearest
+        Of the frames seen, to the system's target; None where there is none.
     """
 
     number: int
@@ -81,6 +85,7 @@ class ReferenceSet:
     visited: np.ndarray
     pca: np.ndarray
     frontier_boxes: np.ndarray | None = None
+    nearest: Nearest | None = None
 
     @classmethod
     def empty(cls, n_points: int, n_atoms: int, latent: int, visited: np.ndarray) -> ReferenceSet:
@@ -106,6 +111,7 @@ class ReferenceSet:
             "visited": self.visited,
             "pca": self.pca,
             **({} if self.frontier_boxes is None else {"frontier_boxes": self.frontier_boxes}),
+            **({} if self.nearest is None else _nearest_arrays(self.nearest)),
         }
 
     @classmethod
@@ -122,6 +128,7 @@ class ReferenceSet:
             arrays["visited"],
             arrays["pca"],
             arrays.get("frontier_boxes"),
+            _nearest(arrays) if "nearest_id" in arrays else None,
         )
 
     def with_latent(self, model_version: int, sample: np.ndarray, frontier: np.ndarray) -> ReferenceSet:
@@ -132,6 +139,18 @@ class ReferenceSet:
             sample=replace(self.sample, latent=sample),
             frontier=replace(self.frontier, latent=frontier),
         )
+
+
+def _nearest_arrays(nearest: Nearest) -> dict[str, np.ndarray]:
+    return {
+        "nearest_id": np.array([nearest.segment_id, nearest.frame], np.int64),
+        "nearest_rmsd": np.array([nearest.rmsd_nm]),
+    }
+
+
+def _nearest(arrays: dict[str, np.ndarray]) -> Nearest:
+    segment_id, frame = (int(number) for number in arrays["nearest_id"])
+    return Nearest(segment_id, frame, float(arrays["nearest_rmsd"][0]))
 
 
 def reservoir(n_kept: int, n_seen: int, n_new: int, capacity: int, rng: np.random.Generator) -> np.ndarray:

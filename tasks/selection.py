@@ -1,4 +1,4 @@
-"""Which atoms the model sees, which trajectories keep, and which make the backbone's dihedrals."""
+"""Which atoms the model sees, trajectories keep and equilibration restrains, and which make dihedrals."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ CA_ONLY_RESIDUES = 40
 # Fewer points have no shape.
 MIN_FEATURES = 3
 # Salt, as Amber, CHARMM and GROMACS name it; other ions may belong to the molecule.
-_SALT = "resname NA CL K NA+ CL- K+ Na+ Cl- SOD CLA POT"
+SALT = "resname NA CL K NA+ CL- K+ Na+ Cl- SOD CLA POT"
 
 
 def select_atoms(
     topology_pdb: str, features: str | None = None, store: str | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the atoms that the model sees and those that trajectories keep, as int64 indices.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the atoms that the model sees, that trajectories keep, and the solute's heavy ones, as int64 indices.
 
     Parameters
     ----------
@@ -41,11 +41,13 @@ def select_atoms(
         # It warns of columns that we leave empty (masses, charges, a box).
         warnings.simplefilter("ignore", UserWarning)
         universe = MDAnalysis.Universe(io.StringIO(topology_pdb), format="PDB", topology_format="PDB")
+        dissolved = universe.select_atoms(f"not water and not {SALT}")
         # A box of nothing but water is a molecule too.
-        solute = universe.select_atoms(f"not water and not {_SALT}") or universe.atoms
+        solute = dissolved or universe.atoms
         kept = solute if store is None else _selected(universe, "--store", store, 1)
         seen = _seen(solute) if features is None else _selected(universe, "--features", features, MIN_FEATURES)
-    return seen.indices.astype(np.int64), kept.indices.astype(np.int64)
+        heavy = dissolved.select_atoms("not element H")
+    return seen.indices.astype(np.int64), kept.indices.astype(np.int64), heavy.indices.astype(np.int64)
 
 
 def _seen(solute: Any) -> Any:

@@ -1,19 +1,14 @@
-"""Molecular systems, prepared once and shipped, ready for steps of 4 fs.
-
-Building a system takes seconds and many libraries; a `PreparedSystem` is plain data that any worker turns
-into a Context within milliseconds.
-"""
+"""From what a user names (a sequence, files) to a `PreparedSystem`, ready for steps of 4 fs."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import logging
 import math
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +16,24 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
-from tasks.errors import BadInput, TaskFailed
-from tasks.inputs import Molecule, read_amber, read_gromacs, read_openmm, read_structure, structure_files
-from tasks.messages import Dynamics, Solvent
+from tasks.errors import BadInput
+from tasks.inputs import Molecule, read_amber, read_gromacs, read_openmm
+from tasks.messages import Solvent
+from tasks.minimise import MINIMISER_STEPS, minimise
 from tasks.pdb import read_pdb
 from tasks.peptides import check_sequence, peptide_pdb
 from tasks.periodic import bond_tree, make_whole, nearest_tree
-from tasks.platforms import host_platform, new_context, resolve_platform
+from tasks.platforms import resolve_platform
+from tasks.prepared import PreparedSystem
 from tasks.selection import backbone_dihedrals, select_atoms
 from tasks.solvation import add_barostat, add_water, build_system, check_templates, load_force_field
+from tasks.structures import read_structure, structure_files
+from tasks.target import read_target
 
 logger = logging.getLogger(__name__)
 
 PH = 7.0
 
-# The minimiser only has to remove clashes: the dynamics relaxes the rest at its own temperature.
-MINIMISER_STEPS = 200
 # Hydrogens below this mass do not bear steps of 4 fs.
 _HEAVY_HYDROGEN_AMU = 2.0
 
@@ -76,6 +73,10 @@ class SystemSpec:
         `tasks.selection.select_atoms`.
     starts
         Paths of structures with the same atoms, to start from instead; folders stand for the files in them.
+    minimise
+        Relax structures; otherwise they are only checked.
+    target
+        Path of a structure that inference compares frames with; it holds at least what the model sees.
     platform
         Name of an OpenMM platform, or ``auto``.
     seed
@@ -97,6 +98,8 @@ class SystemSpec:
     features: str | None = None
     store: str | None = None
     starts: tuple[str, ...] = ()
+    target: str | None = None
+    minimise: bool = True
     temperature_K: float = 300.0
     platform: str = "auto"
     seed: int = 1
@@ -125,146 +128,6 @@ def named_system(name: str, *, temperature_K: float = 300.0, platform: str = "au
     return replace(NAMED_SYSTEMS[name], temperature_K=temperature_K, platform=platform, seed=seed)
 
 
-@dataclass(frozen=True, eq=False)
-class PreparedSystem:
-    """All that a worker needs to run a system, as plain data.
-
-    Attributes
-    ----------
-    system_xml
-        OpenMM's serialised System.
-    topology_pdb
-        PDB text of the atoms that trajectories keep, minimised.
-    positions : ndarray of shape (n_atoms, 3), float64
-        Minimised, in nm.
-    feature_indices : ndarray of shape (n_features,), int64
-        Atoms that the model sees.
-    stored_indices : ndarray of shape (n_stored,), int64
-        Atoms that trajectories keep: everything but water and its salt, unless the user chose.
-    phi_indices, psi_indices : ndarray of shape (n, 4), int64
-        Atoms of the backbone dihedrals of each residue that has both.
-    platform
-        Name of the OpenMM platform chosen.
-    box : ndarray of shape (3, 3), float64
-        Box vectors in nm; None where the system is not periodic.
-    feature_tree : ndarray of shape (n_features - 1, 2), int64
-        How the atoms that the model sees, counted from 0, hang together (`tasks.periodic.make_whole`); None where the
-        system is not periodic.
-    starts : ndarray of shape (n_starts, n_atoms, 3), float64
-        Where walkers begin, in nm; None for ``positions`` alone.
-    start_boxes : ndarray of shape (n_starts, 3, 3), float64
-        Their boxes in nm; None where there are no starts or no box.
-    digest
-        SHA-256 of all of the above, hexadecimal.
-    """
-
-    name: str
-    system_xml: str
-    topology_pdb: str
-    positions: np.ndarray
-    feature_indices: np.ndarray
-    stored_indices: np.ndarray
-    phi_indices: np.ndarray
-    psi_indices: np.ndarray
-    platform: str
-    box: np.ndarray | None = None
-    feature_tree: np.ndarray | None = None
-    starts: np.ndarray | None = None
-    start_boxes: np.ndarray | None = None
-    digest: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "digest", _digest(self._contents()))
-
-    @property
-    def n_atoms(self) -> int:
-        """Number of atoms."""
-        return len(self.positions)
-
-    @property
-    def n_starts(self) -> int:
-        """Number of structures that walkers begin from."""
-        return 1 if self.starts is None else len(self.starts)
-
-    def basis(self) -> dict[str, np.ndarray]:
-        """Return where walkers begin, as segments take it: ``positions`` (n_starts, n_atoms, 3) and any ``box``."""
-        if self.starts is None:
-            return {"positions": self.positions[None]}
-        return {"positions": self.starts, **({} if self.start_boxes is None else {"box": self.start_boxes})}
-
-    def to_arrays(self) -> dict[str, np.ndarray]:
-        """Return the contents as named arrays that `tasks.transport` carries; text as uint8 (UTF-8)."""
-        return {**self._contents(), "digest": _to_bytes(self.digest)}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> PreparedSystem:
-        """Return the system that `to_arrays` packed.
-
-        Raises
-        ------
-        TaskFailed
-            When the arrays do not match the digest that travelled with them.
-        """
-        prepared = cls(
-            name=_to_text(arrays["name"]),
-            system_xml=_to_text(arrays["system_xml"]),
-            topology_pdb=_to_text(arrays["topology_pdb"]),
-            positions=arrays["positions"],
-            feature_indices=arrays["feature_indices"],
-            stored_indices=arrays["stored_indices"],
-            phi_indices=arrays["phi_indices"],
-            psi_indices=arrays["psi_indices"],
-            platform=_to_text(arrays["platform"]),
-            box=arrays.get("box"),
-            feature_tree=arrays.get("feature_tree"),
-            starts=arrays.get("starts"),
-            start_boxes=arrays.get("start_boxes"),
-        )
-        sent = _to_text(arrays["digest"])
-        if prepared.digest != sent:
-            raise TaskFailed(
-                f"prepared system {prepared.name!r} arrived with digest {prepared.digest[:12]} where "
-                f"{sent[:12]} was sent: prepare it again with the version of tasks that runs here"
-            )
-        return prepared
-
-    def _contents(self) -> dict[str, np.ndarray]:
-        optional = {
-            "box": self.box,
-            "feature_tree": self.feature_tree,
-            "starts": self.starts,
-            "start_boxes": self.start_boxes,
-        }
-        return {
-            "name": _to_bytes(self.name),
-            "system_xml": _to_bytes(self.system_xml),
-            "topology_pdb": _to_bytes(self.topology_pdb),
-            "positions": self.positions,
-            "feature_indices": self.feature_indices,
-            "stored_indices": self.stored_indices,
-            "phi_indices": self.phi_indices,
-            "psi_indices": self.psi_indices,
-            "platform": _to_bytes(self.platform),
-            **{name: array for name, array in optional.items() if array is not None},
-        }
-
-
-def _to_bytes(text: str) -> np.ndarray:
-    return np.frombuffer(text.encode(), dtype=np.uint8)
-
-
-def _to_text(array: np.ndarray) -> str:
-    return array.tobytes().decode()
-
-
-def _digest(arrays: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
-        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
 def prepare(spec: SystemSpec) -> PreparedSystem:
     """Return a system ready to run; the same spec gives the same bytes in every process of a machine.
 
@@ -284,12 +147,15 @@ def prepare(spec: SystemSpec) -> PreparedSystem:
     # Before minimising, which takes the longest.
     platform = resolve_platform(spec.platform, topology.getNumAtoms())
     start = molecule.positions
-    features, stored = select_atoms(_pdb_text(topology, start), spec.features, spec.store)
+    features, stored, restrained = select_atoms(_pdb_text(topology, start), spec.features, spec.store)
     if box is not None:
         _check_box(system, box, source)
         start = make_whole(start[None], box[None], bond_tree(len(start), _bonds(molecule)))[0]
-    positions = _minimise(system, start, source)
-    starts, start_boxes = _starts(spec.starts, molecule)
+    tree = None if box is None else nearest_tree(start[features], box)
+    target = None if spec.target is None else read_target(Path(spec.target), topology, features, tree)
+    max_steps = MINIMISER_STEPS if spec.minimise else 0
+    positions = minimise(system, start, source, max_steps=max_steps)
+    starts, start_boxes = _starts(spec.starts, molecule, max_steps)
     phi, psi = backbone_dihedrals(topology)
     return PreparedSystem(
         name=spec.name,
@@ -298,18 +164,22 @@ def prepare(spec: SystemSpec) -> PreparedSystem:
         positions=positions,
         feature_indices=features,
         stored_indices=stored,
+        restrained_indices=restrained,
         phi_indices=phi,
         psi_indices=psi,
         platform=platform,
         box=box,
-        feature_tree=None if box is None else nearest_tree(positions[features], box),
+        feature_tree=tree,
         starts=starts,
         start_boxes=start_boxes,
+        target=target,
     )
 
 
-def _starts(paths: tuple[str, ...], molecule: Molecule) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Return minimised structures to start from and their boxes; None where none are given."""
+def _starts(
+    paths: tuple[str, ...], molecule: Molecule, max_steps: int
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Return structures to start from, minimised so far, and their boxes; None where none are given."""
     if not paths:
         return None, None
     tree = bond_tree(len(molecule.positions), _bonds(molecule))
@@ -321,7 +191,8 @@ def _starts(paths: tuple[str, ...], molecule: Molecule) -> tuple[np.ndarray | No
             _check_box(molecule.system, box, f"starting structure {path}")
             positions = make_whole(positions[None], box[None], tree)[0]
             boxes.append(box)
-        starts.append(_minimise(molecule.system, positions, f"starting structure {path}", box))
+        source = f"starting structure {path}"
+        starts.append(minimise(molecule.system, positions, source, box, max_steps=max_steps))
     return np.stack(starts), np.stack(boxes) if boxes else None
 
 
@@ -376,11 +247,11 @@ def _paths(files: Files) -> tuple[Path, Path]:
 def _build(spec: SystemSpec, source: str) -> Molecule:
     """Return the molecule of a sequence or PDB file."""
     solvent = spec.solvent or "implicit"
-    modeller = _heavy_atoms(spec)
-    force_field = load_force_field(spec.force_field, solvent)
+    force_field, name = load_force_field(spec.force_field, solvent), ", ".join(spec.force_field) or "ff14SB"
+    modeller = _heavy_atoms(spec, force_field, name)
     with _seeded(spec.seed):
         modeller.addHydrogens(pH=PH, platform=openmm.Platform.getPlatformByName("Reference"))
-        check_templates(force_field, modeller.topology, source, ", ".join(spec.force_field) or "ff14SB")
+        check_templates(force_field, modeller.topology, source, name)
         if solvent == "explicit":
             add_water(force_field, modeller, spec.padding_nm, spec.ionic_strength_M)
     system = build_system(force_field, modeller.topology, solvent)
@@ -428,10 +299,10 @@ def _bonds(molecule: Molecule) -> Iterator[tuple[int, int]]:
                 yield one, other
 
 
-def _heavy_atoms(spec: SystemSpec) -> Any:
-    """Return a Modeller of the structure before hydrogens are added."""
+def _heavy_atoms(spec: SystemSpec, force_field: Any, name: str) -> Any:
+    """Return a Modeller of the structure before hydrogens are added to its protein."""
     if spec.pdb is not None:
-        fixer = read_pdb(Path(spec.pdb), seed=spec.seed)
+        fixer = read_pdb(Path(spec.pdb), force_field, name, seed=spec.seed)
         return app.Modeller(fixer.topology, fixer.positions)
     pdb = app.PDBFile(io.StringIO(peptide_pdb(spec.sequence or "", cap=spec.cap)))
     return app.Modeller(pdb.topology, pdb.positions)
@@ -446,29 +317,6 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
     finally:
         random.setstate(state)
-
-
-def _minimise(system: Any, positions: Any, source: str, box: np.ndarray | None = None) -> np.ndarray:
-    """Return relaxed positions (n_atoms, 3) in nm, the same on every call.
-
-    GPUs and several CPU threads add forces in an order that changes; Reference and one thread do not.
-    """
-    platform = host_platform(system.getNumParticles())
-    try:
-        context = new_context(system, openmm.VerletIntegrator(0.001), platform)
-        if box is not None and system.usesPeriodicBoundaryConditions():
-            context.setPeriodicBoxVectors(*box)
-        context.setPositions(positions)
-        openmm.LocalEnergyMinimizer.minimize(context, maxIterations=MINIMISER_STEPS)
-        state = context.getState(positions=True, energy=True)
-    except openmm.OpenMMException as error:
-        raise BadInput(f"{source} cannot be minimised ({error}): look for atoms that overlap") from error
-    relaxed = np.array(state.getPositions(asNumpy=True).value_in_unit(unit.nanometer), dtype=np.float64)
-    energy = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
-    # The Reference platform does not raise on NaN.
-    if not (math.isfinite(energy) and np.isfinite(relaxed).all()):
-        raise BadInput(f"{source} has energy {energy} kJ/mol once minimised: look for atoms that overlap")
-    return relaxed
 
 
 def _only(topology: Any, positions: np.ndarray, indices: np.ndarray) -> tuple[Any, np.ndarray]:
@@ -487,27 +335,3 @@ def _pdb_text(topology: Any, positions: np.ndarray) -> str:
     app.PDBFile.writeModel(topology, positions * unit.nanometer, text, keepIds=True)
     app.PDBFile.writeFooter(topology, text)
     return text.getvalue()
-
-
-def integrator(dynamics: Dynamics) -> Any:
-    """Return the Langevin integrator of a campaign, unseeded.
-
-    A seed acts when a Context is made: on a warm one, set it and call ``context.reinitialize()``, or the seed
-    is ignored in silence.
-    """
-    return openmm.LangevinMiddleIntegrator(dynamics.temperature_K, dynamics.friction_per_ps, dynamics.timestep_ps)
-
-
-def make_context(prepared: PreparedSystem, dynamics: Dynamics) -> Any:
-    """Return an OpenMM Context of a prepared system at its minimised positions, without velocities.
-
-    Raises
-    ------
-    BadInput
-        When the platform that ``dynamics`` names is not there.
-    """
-    system = openmm.XmlSerializer.deserialize(prepared.system_xml)
-    platform = resolve_platform(dynamics.platform, prepared.n_atoms)
-    context = new_context(system, integrator(dynamics), platform, dynamics.precision)
-    context.setPositions(prepared.positions)
-    return context

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +18,19 @@ from tasks.messages import Dynamics, SegmentSpec, StoreSpec
 
 if TYPE_CHECKING:
     from sites.redis_server import RedisServer
-    from tasks.systems import PreparedSystem
+    from tasks.prepared import PreparedSystem
 
 # Before anything imports NumPy: more threads lose on shared cores.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none."""
+    from sites.devices import gpus
+
+    if item.get_closest_marker("gpu") and not gpus():
+        pytest.skip("no NVIDIA device: `nvidia-smi -L` lists none")
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +39,15 @@ def alanine() -> PreparedSystem:
     from tasks.systems import named_system, prepare
 
     return prepare(named_system("alanine-dipeptide", platform="Reference"))
+
+
+@pytest.fixture(scope="session")
+def water() -> PreparedSystem:
+    """The same in a box of 806 atoms of water and salt, for the CPU platform."""
+    from tasks.systems import named_system, prepare
+
+    spec = named_system("alanine-dipeptide", platform="CPU")
+    return prepare(replace(spec, solvent="explicit", padding_nm=0.6))
 
 
 @pytest.fixture(scope="session")

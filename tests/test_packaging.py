@@ -61,7 +61,7 @@ def test_tasks_need_nothing_of_the_driver(wheel: Path, tmp_path: Path) -> None:
     code = (
         "import importlib, sys\n"
         f"for name in {modules}: importlib.import_module('tasks.' + name)\n"
-        "driver = {'colmena', 'parsl', 'agents', 'campaign', 'sites', 'config', 'run'}\n"
+        "driver = {'colmena', 'parsl', 'agents', 'campaign', 'policies', 'sites', 'config', 'run'}\n"
         "found = sorted(driver & set(sys.modules))\n"
         "sys.exit(' '.join(found) or 0)\n"
     )

@@ -17,17 +17,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.policies import policy
 from agents.simulate import QUEUED_PER_WORKER
 from agents.state import CampaignState, Destination, Molecule, Outbox, Send
 from agents.steering import Steering
 from agents.topic import Failure, Outcome, task_id
 from campaign.ledger import FIRST_OTHER_ID, Ledger
 from campaign.settings import Settings
+from policies import policy
 from tasks.messages import (
     Coverage,
     EmbedResult,
     EmbedSpec,
+    EquilibrateResult,
+    EquilibrateSpec,
     FileRecord,
     MoveResult,
     MoveSpec,
@@ -72,6 +74,8 @@ class Campaign:
         n_starts: int = 1,
         **settings: Any,
     ) -> None:
+        if settings.get("bundle"):
+            settings["bundle"] = min(settings["bundle"], settings.get("walkers", 4))
         self.settings = Settings(**{"max_segments": 12, **settings})
         self.path = path
         self.ledger = Ledger(path)
@@ -96,6 +100,8 @@ class Campaign:
         }
         if crossing:
             self.destinations["move"] = _destination("move", 1, frozenset({"file", "redis", "inline"}), learn_store)
+        if self.settings.equilibrate_ps:
+            self.destinations["equilibrate"] = replace(self.destinations["simulate"], method="equilibrate@site")
         system = self.put(simulate_store, "system")
         self.state = CampaignState(
             self.settings,
@@ -187,7 +193,10 @@ class Campaign:
         ends = {walker.own.ref for walker in self.steering.simulate.walkers}
         candidates = None if state.candidates is None else state.candidates.ref
         system = state.molecule.refs["simulate"]
-        return {system, self.basis, state.reference, state.model, candidates, *ends}
+        return {system, *self._basis(), state.reference, state.model, candidates, *ends}
+
+    def _basis(self) -> set[Ref]:
+        return {start.ref for start in self.steering.simulate.basis}
 
     # What the workers do ----------------------------------------------------------------------------------------
 
@@ -215,12 +224,28 @@ class Campaign:
 
     def _result(self, spec: Any) -> Any:
         makers: dict[type, Callable[[Any], Any]] = {
+            EquilibrateSpec: self._equilibrated,
             SegmentSpec: self._segment,
             EmbedSpec: self._embedded,
             TrainSpec: self._trained,
             MoveSpec: lambda move: MoveResult(move.task_id, move.attempt, self.put(move.store, "moved"), {}),
         }
         return makers[type(spec)](spec)
+
+    def _equilibrated(self, spec: EquilibrateSpec) -> EquilibrateResult:
+        return EquilibrateResult(
+            task_id=spec.task_id,
+            attempt=spec.attempt,
+            state=self.put(spec.store, f"state {spec.number}.{spec.attempt}"),
+            state_file=FileRecord(f"equilibrated/{spec.number:04d}.xml", "0" * 64, 100),
+            n_atoms=N_ATOMS,
+            simulated_ps=spec.duration_ps,
+            potential_energy_kj_mol=-100.0,
+            mean_temperature_K=301.0,
+            density_before=0.9,
+            mean_density=1.01,
+            seconds={"integrate": 1.0},
+        )
 
     def _segment(self, spec: SegmentSpec) -> SegmentResult:
         name = f"{spec.segment_id}.{spec.attempt}"
@@ -338,7 +363,7 @@ class Campaign:
         for send in self.outstanding.values():
             for ref in self.steering.agents[send.topic].inputs(send.spec):
                 assert ref.data is not None or ref in self.stored, f"{send.topic} needs {ref}, which is gone"
-        assert {ref for ref in (self.basis, self.state.reference, self.state.model) if ref and not ref.data} <= (
+        assert {ref for ref in (*self._basis(), self.state.reference, self.state.model) if ref and not ref.data} <= (
             self.stored
         )
         assert len(self.out("infer")) <= 1
@@ -347,18 +372,27 @@ class Campaign:
         self._check_ledger()
 
     def _check_slots(self) -> None:
-        simulate = self.steering.simulate
-        places = QUEUED_PER_WORKER * self.destinations["simulate"].slots
-        assert simulate.n_pending <= places
+        simulate, size = self.steering.simulate, self.steering.simulate.bundle_size()
+        slots = self.destinations["simulate"].slots
+        places = QUEUED_PER_WORKER * slots
+        assert simulate.n_bundles <= places
+        assert simulate.n_pending <= places * size
         if self.settings.lockstep:
             assert len(self.out("simulate")) <= simulate.n_pending
         else:
             assert len(self.out("simulate")) == simulate.n_pending
         waits = self.settings.lockstep and any(self.out(topic) for topic in ("infer", "train", "move"))
+        if self.out("equilibrate"):
+            assert not any(send.topic == "simulate" for send in self.sent), "a segment did not wait for its start"
+            waits = True
         if self.state.ending is None and not waits and self.starts_left():
             target = self.state.target_segments
             missing = math.inf if target is None else max(0, target - self.state.counts.segments)
-            assert simulate.n_pending >= min(places, self.settings.walkers, missing), "a slot was lost"
+            wanted = missing > simulate.n_pending and simulate.idle
+            assert not wanted or simulate.n_bundles == places or slots <= simulate.n_bundles, "a slot was lost"
+            assert not wanted or simulate.n_bundles == places or len(simulate.idle) < size, "a whole bundle waits"
+            if size == 1:
+                assert simulate.n_pending >= min(places, self.settings.walkers, missing), "a slot was lost"
 
     def starts_left(self) -> bool:
         """Tell whether there is a start that is not quarantined."""

@@ -1,9 +1,14 @@
 """When frames are looked at, and what is kept of what was found."""
 
+import json
+from dataclasses import replace
+
 import pytest
 
-from agents.infer import MAX_BATCH, MAX_FRONTIER
+from agents.infer import MAX_BATCH, MAX_FRONTIER, frontier_size
 from agents.topic import task_id
+from campaign.settings import Settings
+from tasks.messages import Nearest
 
 
 def answer_segments(campaign, count):
@@ -65,6 +70,8 @@ def test_each_look_builds_on_the_last_ones_reference(make_campaign):
         ("novelty", "pca", "pca", "novel"),
         ("random", "aae", "none", "uniform"),
         ("plain", "aae", "none", "none"),
+        ("lof", "aae", "aae", "novel"),
+        ("rmsd:/target.pdb", "aae", "aae", "nearest"),
     ],
 )
 def test_the_policy_says_what_is_asked(make_campaign, policy, embedding, looked_with, candidates):
@@ -72,6 +79,26 @@ def test_the_policy_says_what_is_asked(make_campaign, policy, embedding, looked_
     answer_segments(campaign, 1)
     spec = campaign.out("infer")[0].spec
     assert (spec.embedding, spec.candidates, spec.n_candidates) == (looked_with, candidates, 15)
+    assert spec.novelty == ("lof" if policy == "lof" else "sparsity")
+
+
+def test_the_trace_tells_the_way_to_a_target(make_campaign):
+    campaign = make_campaign(policy="rmsd:/target.pdb", infer_every=1)
+    answer_segments(campaign, 1)
+    send = campaign.out("infer")[0]
+    outcome = campaign.outcome(send)
+    del campaign.outstanding["infer", outcome.task_id]
+    campaign.deliver(send, replace(outcome, value=replace(outcome.value, nearest=Nearest(0, 2, 0.25))))
+    told = json.loads(campaign.records[-1][1])["task_info"]
+    assert (told["smallest_rmsd_nm"], told["nearest"]) == (0.25, [0, 2])
+
+
+def test_without_a_target_the_trace_tells_no_way(make_campaign):
+    campaign = make_campaign(infer_every=1)
+    answer_segments(campaign, 1)
+    campaign.answer(campaign.out("infer")[0])
+    told = json.loads(campaign.records[-1][1])["task_info"]
+    assert (told["smallest_rmsd_nm"], told["nearest"]) == (None, None)
 
 
 def test_a_look_that_failed_for_good_leaves_its_frames_unseen_and_goes_on(make_campaign):
@@ -128,11 +155,8 @@ def test_files_of_the_two_newest_reference_sets_are_kept(make_campaign):
     assert campaign.removals == [f"models/reference-{number:06d}.npz" for number in (1, 2, 3)]
 
 
-def test_the_frontier_is_bounded_in_bytes_but_holds_the_candidates(make_campaign):
-    campaign = make_campaign(walkers=4, candidates_per_walker=4)
-    infer = campaign.steering.infer
-    assert infer._frontier_size() == MAX_FRONTIER
-    object.__setattr__(campaign.state.molecule, "n_atoms", 30_000)
-    assert infer._frontier_size() == 32_000_000 // (12 * 30_000)
-    object.__setattr__(campaign.state.molecule, "n_atoms", 10_000_000)
-    assert infer._frontier_size() == 16
+def test_the_frontier_is_bounded_in_bytes_but_holds_the_candidates():
+    settings = Settings(walkers=4, candidates_per_walker=4)
+    assert frontier_size(settings, 22) == MAX_FRONTIER
+    assert frontier_size(settings, 30_000) == 32_000_000 // (12 * 30_000)
+    assert frontier_size(settings, 10_000_000) == 16

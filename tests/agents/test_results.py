@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 
 import pytest
 from colmena.models import FailureInformation
@@ -9,7 +10,8 @@ from colmena.models.methods import PythonMethod
 from parsl.executors.high_throughput.errors import ManagerLost, WorkerLost
 
 from agents.queues import pipe_queues
-from agents.results import outcome_of
+from agents.results import outcomes_of
+from tasks.bundle import run_bundle
 from tasks.errors import BadInput, NotFinite, TooLarge, Unreachable
 
 SEGMENT = {"segment_id": 7, "attempt": 2, "executor": "cpu"}
@@ -21,10 +23,10 @@ def returned():
     queues = pipe_queues()
 
     def run(function, info, lost=None):
-        queues.send_inputs("in", method="m", topic="simulate", task_info=info)
+        queues.send_inputs(["in"], method="m", topic="simulate", task_info={"bundle": [info]})
         _, task = queues.get_task(timeout=5)
         if lost is None:
-            task = PythonMethod(function, "m")(task)
+            task = PythonMethod(partial(run_bundle, function), "m")(task)
         else:  # what Colmena's server does with a future that raised
             task.success = False
             task.failure_info = FailureInformation.from_exception(lost)
@@ -32,6 +34,12 @@ def returned():
         return queues.get_result("simulate", timeout=5)
 
     return run
+
+
+def outcome_of(result):
+    """Return the outcome of a Result that carried one task."""
+    (outcome,) = outcomes_of(result)
+    return outcome
 
 
 def raises(error):

@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.simulate import QUEUED_PER_WORKER, segment_seed
+from agents.simulate import QUEUED_PER_WORKER
+from agents.state import bundles
+from agents.topic import task_seed
+from policies.imported import Imported
 from tasks.messages import SegmentSpec
 
 
@@ -24,6 +27,45 @@ def test_one_runs_and_one_waits_on_every_worker(make_campaign, slots, walkers, s
     assert len(campaign.out("simulate")) == sent
 
 
+def bundles_of(sends):
+    return [[send.spec.segment_id for send in bundle] for bundle in bundles(sends)]
+
+
+def test_a_bundle_is_sent_whole_and_sent_again_when_its_walkers_are_back(make_campaign):
+    campaign = make_campaign(slots=1, walkers=4, bundle=2, policy="plain")
+    first = campaign.out("simulate")
+    assert bundles_of(first) == [[0, 1], [2, 3]]
+    assert campaign.answer(first[0]).sends == [], "half a bundle was sent while the worker has another"
+    assert bundles_of(campaign.answer(first[1]).sends) == [[4, 5]]
+
+
+def test_half_a_bundle_is_sent_when_a_worker_would_wait_for_the_rest(make_campaign):
+    campaign = make_campaign(slots=2, walkers=3, bundle=2, policy="plain")
+    assert bundles_of(campaign.out("simulate")) == [[0, 1], [2]]
+
+
+def test_a_segment_that_is_tried_again_travels_alone(make_campaign):
+    campaign = make_campaign(slots=1, walkers=4, bundle=4, policy="plain")
+    sends = [send for first in campaign.out("simulate")[:2] for send in campaign.answer(first, "worker_lost").sends]
+    assert [send.spec.attempt for send in sends] == [2, 2]
+    assert bundles_of(sends) == [[0], [1]]
+
+
+def test_short_segments_are_bundled_as_far_as_walkers_go(make_campaign):
+    campaign = make_campaign(slots=1, walkers=9, policy="plain", max_segments=100)
+    assert bundles_of(campaign.out("simulate")) == [[0], [1]]
+    outcome = campaign.outcome(send := campaign.out("simulate")[0])
+    del campaign.outstanding["simulate", send.spec.segment_id]
+    sent = campaign.deliver(send, replace(outcome, started=outcome.ended - 0.02)).sends
+    # 0.02 s each: five make a task worthwhile, but nine walkers keep one running and one waiting only as fours.
+    assert bundles_of(sent) == [[2, 3, 4, 5]]
+
+
+def test_long_segments_are_not_bundled(make_campaign):
+    campaign = make_campaign(slots=1, walkers=9, policy="plain")
+    assert bundles_of(campaign.answer(campaign.out("simulate")[0]).sends) == [[2]]
+
+
 def test_first_segments_begin_at_the_basis_with_seeds_of_their_own(make_campaign):
     campaign = make_campaign(walkers=4, seed=7)
     specs = [send.spec for send in campaign.out("simulate")]
@@ -31,7 +73,7 @@ def test_first_segments_begin_at_the_basis_with_seeds_of_their_own(make_campaign
     assert {(spec.parent_id, spec.parent_frame, spec.start, spec.start_row) for spec in specs} == {
         (None, None, campaign.basis, 0)
     }
-    assert [spec.seed for spec in specs] == [segment_seed(7, number) for number in range(4)]
+    assert [spec.seed for spec in specs] == [task_seed(7, number) for number in range(4)]
     assert len({spec.seed for spec in specs}) == 4
 
 
@@ -69,7 +111,7 @@ def test_a_spec_says_all_that_a_worker_needs(make_campaign):
         system_id="digest",
         start=campaign.basis,
         start_row=0,
-        seed=segment_seed(campaign.settings.seed, 0),
+        seed=task_seed(campaign.settings.seed, 0),
         dynamics=campaign.settings.dynamics("Reference"),
         store=destination.store,
         run_dir="/run",
@@ -259,11 +301,34 @@ def test_compute_spans_the_earliest_start_and_the_latest_end(make_campaign):
 
 @given(campaign_seed=st.integers(0, 2**31 - 1), segment_id=st.integers(0, 2**40 - 1))
 def test_seeds_are_what_openmm_takes_for_a_seed(campaign_seed, segment_id):
-    seed = segment_seed(campaign_seed, segment_id)
+    seed = task_seed(campaign_seed, segment_id)
     assert 1 <= seed < 2**31
-    assert seed == segment_seed(campaign_seed, segment_id)
+    assert seed == task_seed(campaign_seed, segment_id)
 
 
 def test_seeds_differ_between_segments_and_campaigns():
-    seeds = {segment_seed(campaign, segment) for campaign in range(20) for segment in range(100)}
+    seeds = {task_seed(campaign, segment) for campaign in range(20) for segment in range(100)}
     assert len(seeds) >= 1999
+
+
+class Raising:
+    """A user's policy with a mistake."""
+
+    candidates, learns = "novel", True
+
+    def choose(self, scores, used, rng):
+        raise ValueError("of mine")
+
+
+def test_a_policy_that_raises_ends_the_campaign_with_its_name_and_keeps_the_result(make_campaign):
+    campaign = make_campaign(walkers=2, slots=1, infer_every=1, max_segments=50)
+    campaign.state.policy = Imported("mine:Raising", Raising())
+    campaign.answer(campaign.out("simulate")[0])
+    campaign.answer(campaign.out("infer")[0])
+    n_sent = campaign.state.counts.n_sent["simulate"]
+    campaign.answer(campaign.out("simulate")[0])
+    assert campaign.state.failure.startswith("--policy mine:Raising raised ValueError: of mine")
+    assert campaign.steering.finished
+    assert campaign.state.counts.segments == 2
+    assert campaign.state.counts.n_sent["simulate"] == n_sent
+    campaign.end()

@@ -19,6 +19,7 @@ MANY = settings(max_examples=120, deadline=None)
 SHAPES = {
     "slots": st.integers(1, 3),
     "walkers": st.integers(1, 7),
+    "bundle": st.sampled_from([None, 1, 2, 3]),
     "infer_every": st.integers(1, 5),
     "retrain_every": st.integers(1, 8),
     "max_segments": st.integers(1, 30),

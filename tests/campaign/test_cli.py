@@ -59,6 +59,9 @@ def test_start_is_implied():
 def test_run_dir_and_json_are_not_settings():
     command = parse(["--run-dir", "here/run"])
     assert (command.run_dir, command.json) == (Path("here/run"), False)
+    dry = parse(["--dry-run", "--json"])
+    assert (dry.verb, dry.dry_run, dry.json, command.dry_run) == ("start", True, True, False)
+    assert dry.settings == command.settings
     probe = parse(["probe", "--json", "--walkers", "3"])
     assert (probe.verb, probe.json, probe.run_dir, probe.settings.walkers) == ("probe", True, None, 3)
 
@@ -116,7 +119,14 @@ def test_another_solvent_on_the_command_line_replaces_the_water_in_the_file(conf
     path = config("solvent: explicit\npadding-nm: 2\npressure-bar: 0\n")
     assert parse(["--config", path, "--sequence", "AA"]).settings.padding_nm == 2
     dry = parse(["--config", path, "--solvent", "vacuum"]).settings
-    assert (dry.solvent, dry.padding_nm, dry.pressure_bar) == ("vacuum", None, None)
+    assert (dry.solvent, dry.padding_nm, dry.pressure_bar, dry.equilibrate_ps) == ("vacuum", None, None, 0.0)
+    assert parse(["--config", config("equilibrate-ps: 0\n"), "--solvent", "explicit"]).settings.equilibrate_ps == 20
+
+
+def test_minimising_can_be_switched_off(config):
+    assert parse([]).settings.minimise
+    assert not parse(["--no-minimise"]).settings.minimise
+    assert parse(["--config", config("minimise: false\n"), "--minimise"]).settings.minimise
 
 
 def test_molecule_on_the_command_line_replaces_the_one_in_the_file(config):
@@ -125,6 +135,12 @@ def test_molecule_on_the_command_line_replaces_the_one_in_the_file(config):
     assert (other.system, other.sequence, other.cap) == ("chignolin", None, False)
     longer = parse(["--config", path, "--sequence", "AAAAA"]).settings
     assert (longer.sequence, longer.cap) == ("AAAAA", True)
+
+
+def test_policy_on_the_command_line_replaces_the_measure_in_the_file(config):
+    path = config("policy: lof\nnovelty: lof\n")
+    assert parse(["--config", path, "--policy", "least-counts"]).settings.novelty == "least-counts"
+    assert parse(["--config", path, "--policy", "rmsd:x.pdb"]).settings.novelty == "lof"
 
 
 @pytest.mark.parametrize("text", ["1e-3", "0.001", "'0.001'", ".001"])
@@ -152,6 +168,8 @@ def test_parsing_makes_no_file(tmp_path, monkeypatch):
         ["--openmm-system", "s.xml", "s.pdb", "--features", "name CA and not resid 1:3"],
         ["--solvent", "explicit", "--forcefield", "amber14-all.xml,amber14/opc.xml"],
         ["--policy", "random", "--max-minutes", "1e-5"],
+        ["--policy", "lof"],
+        ["--policy", "rmsd:a file.pdb", "--novelty", "least-counts"],
         ["--sequence", "GYG", "--cap", "--no-retrain", "--friction", "1e-05"],
         ["--pdb", "caf\u00e9 \U0001f600/a:b #1.pdb", "--no-proxystore"],
         ["--queue", "redis", "--redishost", "h", "--redisport", "1", "--ps-file-dir", "x"],
@@ -188,6 +206,7 @@ def test_help_shows_each_flag_under_its_title_with_default_and_unit(help_text):
         "to build, in one-letter codes (default: none)",
         "on the ends of --sequence (default: off)",
         "{aae,pca}",
+        "--policy {novelty,random,plain,least-counts,lof,rmsd:FILE,MODULE:POLICY}",
         "--lockstep, --no-lockstep",
         "--no-retrain, --retrain",
         "--control, --no-control",
@@ -200,7 +219,8 @@ def test_help_shows_defaults_as_people_write_them(help_text, fragment):
 def test_help_of_each_verb_shows_what_only_it_takes(help_text):
     start, probe = help_text(), help_text("probe")
     assert "--run-dir" in start
-    assert "--json" not in start
+    assert "--dry-run" in start
+    assert "--dry-run" not in probe
     assert "--json" in probe
     assert "--run-dir" not in probe
     assert "probe" in start
@@ -225,7 +245,10 @@ def test_help_of_each_verb_shows_what_only_it_takes(help_text):
         (["--temperature=-inf"], ["--temperature -inf", "(K)"]),
         (["--temperature", "-inf"], ["--temperature", "-inf", "(K)"]),
         (["--temperature", "--cap"], ["--temperature has no value", "--cap", "(K)"]),
-        (["--policy", "greedy"], ["--policy greedy", "novelty, random or plain"]),
+        (
+            ["--policy", "greedy"],
+            ["--policy greedy", "novelty, random, plain, least-counts, lof, rmsd:FILE or MODULE:POLICY"],
+        ),
         (["--system", "lysozyme"], ["--system lysozyme", "alanine-dipeptide or chignolin"]),
         (["--lockstep=yes"], ["--lockstep", "yes", "alone"]),
         (["--cap", "yes"], ["yes", "after its flag"]),
@@ -235,7 +258,8 @@ def test_help_of_each_verb_shows_what_only_it_takes(help_text):
         (["-q"], ["-q", "--help"]),
         (["resum"], ["resum", "start or probe"]),
         ([""], ["''", "start or probe"]),
-        (["--json"], ["--json", "`python run.py start`"]),
+        (["--json"], ["--json", "--dry-run"]),
+        (["probe", "--dry-run"], ["--dry-run", "`python run.py probe`"]),
         (["probe", "--run-dir", "x"], ["--run-dir", "`python run.py probe`"]),
         (["--run-dir", ""], ["--run-dir ''", "path"]),
         (["--run-dir"], ["--run-dir has no value", "path"]),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from campaign.flags import core_type
 from campaign.settings import GROUPS, Settings
+from policies import POLICIES
 from tasks.errors import BadInput
 from tasks.messages import Dynamics
 
@@ -50,6 +51,42 @@ def test_demonstration_asks_for_nothing_that_cannot_be():
     assert (random.max_ns, random.min_model_versions, random.control) == (1.0, 0, True)
     assert (frozen.max_ns, frozen.min_model_versions, frozen.control) == (1.0, 0, True)
     assert [settings.retrains for settings in (plain, random, frozen)] == [False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("candidates", "learns", "holds"),
+    [("novel", True, (3, True)), ("uniform", False, (0, True)), ("none", False, (0, False))],
+)
+def test_a_policy_of_ones_own_is_asked_what_it_needs(tmp_path, monkeypatch, candidates, learns, holds):
+    name = f"mine_{candidates}"
+    (tmp_path / f"{name}.py").write_text(
+        f"class Mine:\n candidates = '{candidates}'\n learns = {learns}\n def choose(self, scores, used, rng): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = Settings(policy=f"{name}:Mine")
+    assert (settings.min_model_versions, settings.control) == holds
+    assert settings.retrains is learns
+    assert settings.as_config()["policy"] == f"{name}:Mine"
+    refused = {"aae_weights": "/w"} if not learns else {"infer_every": 0}
+    assert f"--policy {name}:Mine" in refusal(policy=f"{name}:Mine", **refused)
+
+
+def test_a_policy_that_cannot_be_imported_is_refused():
+    assert "module no.such cannot be imported" in refusal(policy="no.such:Policy")
+
+
+def test_a_policy_named_after_a_measure_measures_by_it():
+    measured = {name: Settings(policy=name).novelty for name in (*POLICIES, "rmsd:/t.pdb")}
+    assert measured.pop("least-counts") == "least-counts"
+    assert measured.pop("lof") == "lof"
+    assert set(measured.values()) == {"sparsity"}
+
+
+def test_the_path_of_a_target_becomes_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert Settings(policy="rmsd:a b.pdb").policy == f"rmsd:{tmp_path}/a b.pdb"
+    assert Settings(policy="rmsd:~/a.pdb").policy == "rmsd:/home/someone/a.pdb"
 
 
 def test_what_is_given_wins_over_the_demonstration():
@@ -115,6 +152,8 @@ def test_settings_of_two_sites_that_share_no_redis():
         {"simulate_ps_backend": "globus", "ps_globus_config": "/g.json"},
         {"policy": "plain", "infer_every": 0, "retrain_every": 7},
         {"policy": "plain", "control": False, "min_model_versions": 0},
+        {"policy": "lof", "novelty": "lof"},
+        {"policy": "rmsd:/t.pdb", "novelty": "least-counts", "aae_weights": "/w.safetensors"},
         {"no_retrain": True, "aae_weights": "/w.safetensors"},
         {"sequence": "AA", "cap": True},
         {"solvent": "explicit", "padding_nm": 0.8, "ionic_strength": 0.0, "pressure_bar": 0.0},
@@ -124,6 +163,8 @@ def test_settings_of_two_sites_that_share_no_redis():
         {"forcefield": ("amber14-all.xml", "implicit/gbn2.xml"), "pdb": "/p.pdb"},
         {"features": "name CA", "store": "protein", "platform": "CUDA", "precision": "single"},
         {"frame_ps": 2.0, "segment_ps": 2.0},
+        {"minimise": False, "equilibrate_ps": 0.016},
+        {"solvent": "explicit", "equilibrate_ps": 0.0},
         {"frame_ps": 0.004, "segment_ps": 0.004, "timestep_fs": 4.0},
     ],
 )
@@ -149,7 +190,10 @@ def test_compatible_settings_are_accepted(values):
         ({"solvent": "vacuum", "ionic_strength": 0.0}, ["--ionic-strength 0", "--solvent explicit"]),
         ({"pressure_bar": 0.0}, ["--pressure-bar 0", "--solvent explicit"]),
         ({"amber": ("/p", "/c"), "solvent": "implicit", "pressure_bar": 1.0}, ["--pressure-bar 1", "--solvent"]),
+        ({"equilibrate_ps": 0.01}, ["--equilibrate-ps 0.01", "--timestep-fs 4", "at least --equilibrate-ps 0.016"]),
+        ({"equilibrate_ps": 1e6, "timestep_fs": 0.01}, ["--equilibrate-ps 1e+06", "--timestep-fs 0.01"]),
         ({"platform": "CPU", "precision": "double"}, ["--precision double", "--platform CPU"]),
+        ({"platform": "CPU", "segments_per_device": 2}, ["--segments-per-device 2", "--platform CPU"]),
         ({"cap": True}, ["--cap", "--sequence SEQ"]),
         ({"system": "chignolin", "cap": True}, ["--cap", "--sequence SEQ"]),
         ({"policy": "plain", "aae_weights": "/w"}, ["--aae-weights /w", "--policy plain"]),
@@ -161,6 +205,9 @@ def test_compatible_settings_are_accepted(values):
         ({"policy": "plain", "control": True}, ["--control", "--policy plain", "--no-control"]),
         ({"infer_every": 0}, ["--infer-every 0", "--policy novelty", "--policy plain"]),
         ({"infer_every": 0, "policy": "random"}, ["--infer-every 0", "--policy random"]),
+        ({"infer_every": 0, "policy": "rmsd:/t.pdb"}, ["--infer-every 0", "--policy rmsd:/t.pdb"]),
+        ({"policy": "lof", "novelty": "sparsity"}, ["--policy lof", "--novelty sparsity", "--policy novelty"]),
+        ({"policy": "least-counts", "novelty": "lof"}, ["--policy least-counts", "--novelty lof"]),
         ({"neighbours": 50, "max_reference": 50}, ["--neighbours 50", "--max-reference 50"]),
         ({"no_proxystore": True, "infer_ps_backend": "file"}, ["--no-proxystore", "--infer-ps-backend file"]),
         ({"no_proxystore": True, "train_ps_backend": "none"}, ["--no-proxystore", "--train-ps-backend none"]),
@@ -216,7 +263,10 @@ def test_contradictions_are_refused(values, named):
         ("grace_s", -1.0, "of at least 0 and at most 10000000 (s)"),
         ("lockstep", "yes", "true or false"),
         ("system", "lysozyme", "alanine-dipeptide or chignolin"),
-        ("policy", "greedy", "novelty, random or plain"),
+        ("policy", "greedy", "novelty, random, plain, least-counts, lof, rmsd:FILE or MODULE:POLICY"),
+        ("policy", "rmsd:", "novelty, random, plain, least-counts, lof, rmsd:FILE or MODULE:POLICY"),
+        ("policy", 5, "novelty, random, plain, least-counts, lof, rmsd:FILE or MODULE:POLICY"),
+        ("policy", ["lof"], "novelty, random, plain, least-counts, lof, rmsd:FILE or MODULE:POLICY"),
         ("sequence", 5, "text (SEQ)"),
         ("ionic_strength", -1.0, "of at least 0 and at most 5 (mol/l)"),
         ("solvent", "oil", "implicit, explicit or vacuum"),
@@ -239,6 +289,7 @@ def test_impossible_values_are_refused(name, value, remedy):
 
 NUMBERS = {name: core_type(f) for name, f in Settings.model_fields.items() if core_type(f) in (int, float)}
 MAY_BE_ZERO = {
+    "equilibrate_ps",
     "ionic_strength",
     "pressure_bar",
     "min_segment_seconds",
@@ -295,12 +346,19 @@ def test_explicit_water_says_what_it_is():
     assert Settings().pressure_bar is None
 
 
+def test_water_that_is_added_here_is_equilibrated():
+    assert Settings(solvent="explicit").equilibrate_ps == 20.0
+    assert Settings(solvent="explicit", equilibrate_ps=0.0).equilibrate_ps == 0.0
+    assert Settings(amber=("/p", "/c"), solvent="explicit").equilibrate_ps == 0.0
+    assert Settings().equilibrate_ps == 0.0
+
+
 def test_unknown_setting_is_refused_with_the_closest():
     assert "walkers comes closest" in refusal(wakers=3)
 
 
 def test_long_values_are_shortened():
-    sentence = refusal(policy="x" * 1000)
+    sentence = refusal(system="x" * 1000)
     assert len(sentence) < 150
     assert "..." in sentence
 
@@ -353,7 +411,7 @@ def test_remedy_for_a_frame_that_does_not_divide_works(segment_ps, frame_ps):
             "seed": st.integers(1, 2**31 - 1),
             "temperature": st.floats(1e-300, 1e300),
             "friction": st.floats(1e-300, 1e300),
-            "policy": st.sampled_from(["novelty", "random", "plain"]),
+            "policy": st.sampled_from([*POLICIES, "rmsd:native.pdb"]),
             "max_ns": st.floats(1e-300, 1e300),
             "max_segments": st.integers(1, 10**9),
             "no_retrain": st.booleans(),

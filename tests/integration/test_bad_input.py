@@ -10,6 +10,7 @@ import pytest
 
 from sites.redis_server import free_port
 from tasks.models import fit_pca
+from tasks.peptides import peptide_pdb
 from tests.integration.conftest import ROOT, small_disk
 
 
@@ -43,6 +44,19 @@ def test_unknown_system(tmp_path: Path) -> None:
     sentence = refuse(tmp_path, "--system", "villin", "--run-dir", str(tmp_path / "run"))
     assert "--system villin" in sentence
     assert "alanine-dipeptide" in sentence
+
+
+def test_unknown_policy(tmp_path: Path) -> None:
+    sentence = refuse(tmp_path, "--policy", "greedy", "--run-dir", str(tmp_path / "run"))
+    assert "--policy greedy" in sentence
+    assert "novelty, random, plain, least-counts, lof, rmsd:FILE or MODULE:POLICY" in sentence
+
+
+def test_target_that_is_another_molecule(tmp_path: Path) -> None:
+    target = tmp_path / "target.pdb"
+    target.write_text(peptide_pdb("GG"))
+    sentence = refuse(tmp_path, "--policy", f"rmsd:{target}", "--run-dir", str(tmp_path / "run"))
+    assert f"--policy rmsd:{target} has 2 residues" in sentence
 
 
 def test_unknown_site(tmp_path: Path) -> None:

@@ -220,6 +220,44 @@ def test_segments_that_always_fail_end_the_campaign(campaign: Start) -> None:
 
 
 @SLOW
+def test_a_worker_killed_while_it_equilibrates_costs_an_attempt(campaign: Start) -> None:
+    run = campaign("--max-segments", "4", "--equilibrate-ps", "500", "--simulate-workers", "1")
+    run.until(lambda: "equilibrating 1 basis state" in run.diagnosis(), 90)
+    time.sleep(0.5)
+    manager_of(run, "cpu").children()[-1].kill()
+    assert run.wait() == 0
+    assert run.summary()["failures"] == {"worker_lost": 1}
+    tried = "SELECT number, outcome FROM attempt JOIN task ON task_id = id WHERE kind = 'equilibrate' ORDER BY number"
+    assert run.ask(tried) == [(1, "worker_lost"), (2, "success")]
+    assert [path.name for path in (run.run_dir / "equilibrated").iterdir()] == ["0000.xml"]
+
+
+@SLOW
+def test_a_state_that_cannot_be_equilibrated_ends_the_campaign_with_a_sentence(campaign: Start) -> None:
+    flags = ("--max-attempts", "2", "--max-segments", "4", "--equilibrate-ps", "1")
+    run = campaign("--timestep-fs", "10", "--temperature", "20000", *flags)
+    assert run.wait() == 1
+    summary = run.summary()
+    assert summary["reason"].startswith("no basis state could be equilibrated: ")
+    assert "shorter --timestep-fs" in summary["reason"]
+    assert (summary["failures"], summary["quarantined"], summary["segments"]) == ({"nan": 2}, 1, 0)
+    assert run.ask("SELECT kind, state FROM task") == [("equilibrate", "quarantined")]
+    assert not (run.run_dir / "equilibrated").exists()
+
+
+@SLOW
+def test_a_signal_while_it_equilibrates_ends_the_campaign_in_order(campaign: Start) -> None:
+    run = campaign("--max-segments", "4", "--equilibrate-ps", "5000", "--grace-s", "1")
+    run.until(lambda: "equilibrating 1 basis state" in run.diagnosis(), 90)
+    run_id = run.run_id
+    run.process.send_signal(signal.SIGINT)
+    assert run.wait(60) == 130
+    assert_ended_in_order(run, "interrupted")
+    assert run.ask("SELECT kind, state FROM task") == [("equilibrate", "ready")]
+    assert run.processes(run_id) == []
+
+
+@SLOW
 def test_time_is_a_limit(campaign: Start) -> None:
     run = campaign("--max-minutes", "0.05", "--min-segment-seconds", "0.2")
     assert run.wait(60) == 0
@@ -252,7 +290,8 @@ def test_a_reader_that_is_gone_does_not_end_the_campaign(campaign: Start) -> Non
 
 def test_a_disk_that_fills_up_ends_the_campaign_with_a_sentence(campaign: Start, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "1500k"):
-        run = campaign("--max-segments", "3000", "--min-free-mb", "0", name="disk/run")
+        # Of a campaign that only time ends, nobody knows beforehand that it does not fit.
+        run = campaign("--max-minutes", "5", "--min-free-mb", "0", name="disk/run")
         assert run.wait() == 1
         assert "Traceback" not in run.err
         assert run.out.splitlines()[-1] == f"run directory: {run.run_dir}"

@@ -1,5 +1,6 @@
 """Other queues, other stores, data that change stores on their way, and decisions that can be repeated."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -118,6 +119,38 @@ def test_pretrained_weights_are_version_0(campaign: Start) -> None:
     assert {line["task_info"]["model_version"] for line in run.traces("inference")} == {0}
     with np.load(sorted(run.run_dir.glob("models/reference-*.npz"))[-1]) as reference:
         assert reference["latent"].shape[1] == 8
+
+
+def test_basis_states_are_equilibrated_once_and_kept(campaign: Start) -> None:
+    """The control begins where the campaign began, by ``--start`` and without equilibrating again."""
+    run = campaign("--max-segments", "4", "--equilibrate-ps", "1", "--control")
+    assert run.wait() == 0, run.err
+    ((task, state, outcome),) = run.ask(
+        "SELECT id, state, outcome FROM task JOIN attempt ON task_id = id WHERE kind = 'equilibrate'"
+    )
+    assert (state, outcome) == ("complete", "success")
+    ((path, digest),) = run.ask(f"SELECT path, sha256 FROM artifact WHERE kind = 'end_state' AND task_id = {task}")
+    kept = (run.run_dir / path).read_bytes()
+    assert hashlib.sha256(kept).hexdigest() == digest
+    (line,) = run.traces("equilibration")
+    assert line["success"]
+    assert line["timestamp"]["compute_ended"] < min(
+        segment["timestamp"]["compute_started"] for segment in run.traces("simulation")
+    )
+    summary = run.summary()
+    assert (summary["segments"], summary["proxies"]["left"]) == (4, 0)
+    assert summary["simulated_ns"] == pytest.approx(4 * 1.984e-3)
+    sentence = "basis state 0 after 0.992 ps of equilibration: "
+    assert sentence in run.out
+    assert sentence in run.diagnosis()
+    control = json.loads((run.run_dir / "control" / "params.json").read_text())
+    assert (control["start"], control["minimise"], control["equilibrate_ps"]) == (
+        [str(run.run_dir / "equilibrated")],
+        False,
+        0.0,
+    )
+    assert not (run.run_dir / "control" / "equilibrated").exists()
+    assert len(list(run.run_dir.glob("control/trajectories/*.dcd"))) == 4
 
 
 @pytest.mark.slow

@@ -17,8 +17,8 @@ def fetch(ref):
     raise AssertionError("the main process fetched data")
 
 tasks.transport.fetch = fetch
-import tasks.infer, tasks.simulate, tasks.train
-tasks.infer.fetch = tasks.simulate.fetch = tasks.train.fetch = fetch
+import tasks.engine, tasks.infer, tasks.simulate, tasks.train
+tasks.engine.fetch = tasks.infer.fetch = tasks.simulate.fetch = tasks.train.fetch = fetch
 import run
 sys.exit(run.main(sys.argv[1:]))
 """

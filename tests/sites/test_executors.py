@@ -2,6 +2,7 @@
 
 import stat
 import subprocess
+from dataclasses import replace
 
 import pytest
 from parsl.config import Config
@@ -13,6 +14,7 @@ import config
 from sites import local
 from sites.htex import htex
 from sites.site import REACHES_ALL, Resources, worker_environment
+from tasks.errors import BadInput
 
 
 @pytest.fixture
@@ -79,45 +81,6 @@ def test_keys_lie_in_a_private_directory_and_nowhere_else(resources, tmp_path, m
     assert len(secrets) == 2 * len(executors), "executors share keys"
 
 
-def test_segment_workers_share_the_devices_there_are(resources, monkeypatch):
-    monkeypatch.setattr(local, "gpus", lambda: ["0", "1"])
-    site = local.local()
-    simulate, learn = site.simulate(resources), site.learn(resources)
-    assert simulate.available_accelerators == ["0", "1", "0"]
-    assert learn.available_accelerators == ["0", "1"]
-    assert simulate.max_workers_per_node == 3
-
-
-@pytest.mark.parametrize(
-    ("script", "count"),
-    [
-        ("echo 'GPU 0: NVIDIA H100 (UUID: a)'; echo 'GPU 1: NVIDIA H100 (UUID: b)'", 2),
-        ("echo 'GPU 0: NVIDIA H100'; echo '  MIG 1g.10gb Device 0: (UUID: c)'", 1),
-        ("echo 'No devices found'", 0),
-        ("echo 'NVIDIA-SMI has failed' >&2; exit 9", 0),
-    ],
-)
-def test_gpus_are_counted_as_nvidia_smi_lists_them(tmp_path, monkeypatch, script, count):
-    listing = tmp_path / "nvidia-smi"
-    listing.write_text(f"#!/bin/sh\n{script}\n")
-    listing.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert local.gpus() == [str(number) for number in range(count)]
-
-
-def test_without_nvidia_smi_there_are_no_gpus(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert local.gpus() == []
-
-
-@pytest.mark.parametrize(("allotted", "devices"), [("3", ["3"]), ("1, 2", ["1", "2"]), ("", []), ("-1", [])])
-def test_only_allotted_devices_are_used(monkeypatch, allotted, devices):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allotted)
-    assert local.gpus() == devices
-
-
 def test_workers_keep_to_one_thread_and_to_the_stores_they_reach(tmp_path):
     lines = worker_environment(frozenset({"inline", "file"}))
     script = f"{lines}\necho $OMP_NUM_THREADS $OPENBLAS_NUM_THREADS $MKL_NUM_THREADS $WAYFINDER_REACHES"
@@ -158,6 +121,22 @@ def test_the_slurm_example_is_what_it_says(resources, monkeypatch):
     assert site.simulate_slots(resources) == site.learn_slots(resources) == 4
     assert site.reaches == {"file", "inline"}
     assert site.shares_run_dir
+
+
+def test_the_slurm_example_puts_several_segments_on_a_device(resources, monkeypatch):
+    site = example(monkeypatch, "example-slurm")
+    asked = replace(resources, segments_per_device=3)
+    simulate, learn = site.simulate(asked), site.learn(asked)
+    assert simulate.max_workers_per_node == len(simulate.available_accelerators) == site.simulate_slots(asked) == 12
+    assert learn.max_workers_per_node == len(learn.available_accelerators) == site.learn_slots(asked) == 4
+    assert "nvidia-cuda-mps-control -d" in simulate.provider.worker_init
+    assert "mps" not in learn.provider.worker_init
+
+
+def test_a_site_without_devices_refuses_segments_on_them(resources, monkeypatch):
+    site = example(monkeypatch, "example-pbs")
+    with pytest.raises(BadInput, match=r"--segments-per-device 2: site example-pbs has no device; drop it, or name"):
+        site.simulate(replace(resources, segments_per_device=2))
 
 
 def test_the_pbs_example_is_what_it_says(resources, monkeypatch):

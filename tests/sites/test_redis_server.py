@@ -63,6 +63,19 @@ def test_a_named_server_is_connected_to_and_not_ended(server):
     assert named.trouble() == f"the Redis server at 127.0.0.1:{server.port} does not answer any more"
 
 
+def test_the_memory_that_is_left(server):
+    assert 0 < server.free_bytes() <= psutil.virtual_memory().total
+    named = connect(server.host, server.port)
+    assert named.free_bytes() is None
+    with Redis(server.host, server.port) as client:
+        client.config_set("maxmemory", 50_000_000)
+        assert 0 < named.free_bytes() < 50_000_000
+        client.config_set("maxmemory", 1)
+        assert named.free_bytes() == 0
+    server.stop()
+    assert named.free_bytes() is None
+
+
 def test_a_server_that_is_not_there_is_refused():
     port = free_port()
     with pytest.raises(BadInput, match=rf"no Redis server answers at 127.0.0.1:{port}: start it"):

@@ -13,9 +13,10 @@ from openmm import unit
 from tasks.errors import BadInput
 from tasks.infer import embed
 from tasks.messages import EmbedSpec, SegmentResult, SegmentSpec, StoreSpec
+from tasks.prepared import PreparedSystem
 from tasks.reference import ReferenceSet
 from tasks.simulate import run_segment
-from tasks.systems import PreparedSystem, named_system, prepare
+from tasks.systems import named_system, prepare
 from tasks.transport import fetch, pack, ship, unpack
 
 INLINE = StoreSpec("inline", "inline")
@@ -24,11 +25,6 @@ INLINE = StoreSpec("inline", "inline")
 def boxed(**changes) -> PreparedSystem:
     spec = replace(named_system("alanine-dipeptide", platform="CPU"), solvent="explicit", padding_nm=0.6)
     return prepare(replace(spec, **changes))
-
-
-@pytest.fixture(scope="module")
-def water() -> PreparedSystem:
-    return boxed()
 
 
 @pytest.fixture(scope="module")

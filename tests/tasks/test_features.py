@@ -8,8 +8,9 @@ from MDAnalysis.analysis.dihedrals import Ramachandran
 
 from tasks.features import CELL_DEG, coverage, dihedrals_deg, empty_cells, pc_cells, phi_psi_cells
 from tasks.messages import Coverage, SegmentSpec, StoreSpec
+from tasks.prepared import PreparedSystem
 from tasks.simulate import run_segment
-from tasks.systems import PreparedSystem, SystemSpec, prepare
+from tasks.systems import SystemSpec, prepare
 from tasks.transport import fetch, ship
 
 CELLS_PER_RESIDUE = 576

@@ -11,6 +11,7 @@ import MDAnalysis
 import numpy as np
 import pytest
 from MDAnalysis.analysis.dihedrals import Ramachandran
+from MDAnalysis.analysis.rms import rmsd
 from scipy import stats
 from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 
@@ -18,9 +19,10 @@ from tasks import infer
 from tasks.infer import embed
 from tasks.messages import EmbedResult, EmbedSpec, Ref, SegmentSpec, StoreSpec
 from tasks.models import Model, fit_pca, load_model
+from tasks.prepared import PreparedSystem
 from tasks.reference import ReferenceSet
 from tasks.simulate import run_segment
-from tasks.systems import PreparedSystem, SystemSpec, prepare
+from tasks.systems import SystemSpec, prepare
 from tasks.transport import count_objects, evict, fetch, ship
 
 INLINE = StoreSpec("inline", "inline")
@@ -283,11 +285,13 @@ def test_a_warm_worker_fetches_system_and_model_once(
     assert embed(then(spec, before, batches(frames, [2]))).n_frames == 25
 
 
-def test_without_embedding_neither_torch_nor_scikit_learn_is_needed(frames: Frames, first: EmbedSpec) -> None:
+def test_without_embedding_neither_torch_nor_scikit_learn_nor_openmm_is_needed(
+    frames: Frames, first: EmbedSpec
+) -> None:
     spec = replace(first, embedding="none", candidates="uniform")
     script = (
         "import pickle, sys\n"
-        "sys.modules['torch'] = sys.modules['sklearn'] = None\n"
+        "sys.modules['torch'] = sys.modules['sklearn'] = sys.modules['openmm'] = None\n"
         "from tasks.infer import embed\n"
         "result = embed(pickle.load(sys.stdin.buffer))\n"
         "sys.stdout.buffer.write(pickle.dumps(result))\n"
@@ -352,6 +356,49 @@ def test_the_best_candidate_comes_first(frames: Frames, first: EmbedSpec) -> Non
     for result in campaign(first, frames):
         assert list(result.scores) == sorted(result.scores, reverse=True)
         assert result.scores[-1] > np.mean(result.segment_novelty)
+
+
+@pytest.fixture(scope="module")
+def towards(alanine: PreparedSystem, frames: Frames, first: EmbedSpec) -> EmbedSpec:
+    """The first inference of a campaign that steers to the last frame of all."""
+    target = list(frames.values())[-1][-1, alanine.feature_indices].astype(np.float64)
+    steered = replace(alanine, target=target)
+    system = ship(steered.to_arrays(), INLINE)
+    return replace(first, candidates="nearest", system=system, system_id=steered.digest)
+
+
+def test_of_the_newest_frames_the_nearest_to_the_target_come_first(
+    alanine: PreparedSystem, frames: Frames, first: EmbedSpec, towards: EmbedSpec
+) -> None:
+    target = list(frames.values())[-1][-1, alanine.feature_indices]
+    whole_frontier = replace(first, n_candidates=20)
+    for result, novel in zip(campaign(towards, frames), campaign(whole_frontier, frames), strict=True):
+        score_of = dict(zip(novel.start_ids, novel.scores, strict=True))
+        points = {(segment, frame): frames[segment][frame, alanine.feature_indices] for segment, frame in score_of}
+        distance = {name: rmsd(points[name], target, superposition=True) for name in points}
+        assert list(result.start_ids) == sorted(distance, key=distance.__getitem__)[:6]
+        assert list(result.scores) == [score_of[name] for name in result.start_ids]
+        assert result.segment_novelty == novel.segment_novelty
+
+
+def test_the_nearest_frame_of_all_is_remembered(alanine: PreparedSystem, frames: Frames, towards: EmbedSpec) -> None:
+    target = list(frames.values())[-1][-1, alanine.feature_indices]
+    distance: dict[tuple[int, int], float] = {}
+    for number, result in enumerate(campaign(towards, frames)):
+        for segment in list(frames)[2 * number : 2 * number + 2]:
+            for frame, positions in enumerate(frames[segment]):
+                points = positions[alanine.feature_indices]
+                distance[segment, frame] = rmsd(points, target, superposition=True)
+        nearest = min(distance, key=distance.__getitem__)
+        assert result.nearest is not None
+        assert (result.nearest.segment_id, result.nearest.frame) == nearest
+        assert result.nearest.rmsd_nm == pytest.approx(distance[nearest], abs=1e-6)
+        assert reference_of(result).nearest == result.nearest
+    assert result.nearest.rmsd_nm == pytest.approx(0, abs=1e-6)
+
+
+def test_without_a_target_nothing_is_near(first: EmbedSpec) -> None:
+    assert embed(first).nearest is None
 
 
 def test_uniform_candidates_favour_no_frame(frames: Frames, first: EmbedSpec) -> None:
@@ -441,9 +488,10 @@ def test_without_phi_and_psi_coverage_is_of_principal_components(segment: Segmen
 # ---- repeatability
 
 
+@pytest.mark.parametrize("measure", ["sparsity", "least-counts"])
 @pytest.mark.parametrize("candidates", ["novel", "uniform"])
-def test_an_equal_spec_gives_an_equal_result(frames: Frames, first: EmbedSpec, candidates: str) -> None:
-    spec = replace(first, candidates=candidates)
+def test_an_equal_spec_gives_an_equal_result(frames: Frames, first: EmbedSpec, candidates: str, measure: str) -> None:
+    spec = replace(first, candidates=candidates, novelty=measure)
     second = then(spec, embed(spec), batches(frames, [2, 3]))
     one = embed(second)
     embed(replace(second, seed=77))

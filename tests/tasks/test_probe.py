@@ -13,7 +13,7 @@ import pytest
 import tasks
 from sites import redis_server
 from tasks.messages import ProbeSpec, StoreSpec
-from tasks.probe import probe, source_digest
+from tasks.probe import SHARING_VARIABLE, probe, source_digest
 from tasks.transport import count_objects
 
 MD = ProbeSpec(role="md", platform="Reference", stores=(), run_dir=None)
@@ -46,6 +46,22 @@ def test_a_sound_executor_has_no_problems(
     assert report.free_disk_bytes == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)
     assert ("Reference" in report.platforms) == (spec.role == "md")
     assert report.device
+
+
+@pytest.mark.parametrize(
+    ("environment", "device"),
+    [
+        ({}, "device GPU-a1"),
+        ({SHARING_VARIABLE: "3"}, "device GPU-a1 (3 segments at once in turns, without MPS)"),
+        ({SHARING_VARIABLE: "3", "CUDA_MPS_PIPE_DIRECTORY": "/p"}, "device GPU-a1 (3 segments at once by MPS)"),
+    ],
+)
+def test_a_pinned_worker_says_its_device_and_how_it_is_shared(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], device: str
+) -> None:
+    for name, value in ({"CUDA_VISIBLE_DEVICES": "GPU-a1"} | environment).items():
+        monkeypatch.setenv(name, value)
+    assert probe(MD).device == device
 
 
 def test_a_probe_leaves_nothing_behind(tmp_path: Path, file_store: StoreSpec, redis_store: StoreSpec) -> None:

@@ -13,11 +13,11 @@ import openmm
 import pytest
 from openmm import unit
 
-from tasks import simulate
+from tasks import engine
 from tasks.errors import BadInput, NotFinite, Unreachable
 from tasks.messages import SegmentResult, SegmentSpec, StoreSpec
+from tasks.prepared import PreparedSystem
 from tasks.simulate import run_segment
-from tasks.systems import PreparedSystem
 from tasks.transport import count_objects, evict, fetch, ship
 
 INLINE = StoreSpec("inline", "inline")
@@ -290,7 +290,7 @@ def test_a_worker_keeps_few_contexts(segment: SegmentSpec) -> None:
     first = run_segment(segment)
     for friction in (2.0, 3.0, 4.0):
         run_segment(with_dynamics(segment, friction_per_ps=friction))
-        assert len(simulate._engines) <= simulate.MAX_ENGINES
+        assert len(engine._engines) <= engine.MAX_ENGINES
     assert_same_bits(run_segment(segment), first)
 
 
@@ -316,6 +316,7 @@ def dumbbells(n_atoms: int) -> PreparedSystem:
         positions=np.outer(everything, [0.1, 0.0, 0.0]),
         feature_indices=everything,
         stored_indices=everything,
+        restrained_indices=everything,
         phi_indices=np.empty((0, 4), np.int64),
         psi_indices=np.empty((0, 4), np.int64),
         platform="Reference",

@@ -1,17 +1,21 @@
 """Several structures to start from."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import MDAnalysis
 import numpy as np
+import openmm
 import pytest
 
+from tasks.engine import make_context
 from tasks.errors import BadInput
 from tasks.features import dihedrals_deg
 from tasks.messages import SegmentSpec, StoreSpec
+from tasks.prepared import PreparedSystem
 from tasks.simulate import run_segment
-from tasks.systems import PreparedSystem, named_system, prepare
+from tasks.systems import SystemSpec, named_system, prepare
 from tasks.transport import fetch, pack, ship, unpack
 
 INLINE = StoreSpec("inline", "inline")
@@ -60,12 +64,42 @@ def test_starts_are_read_minimised_and_keep_their_shape(folder: Path, segment: S
     assert distances[1] < distances[0]
 
 
+def save_state(prepared: PreparedSystem, segment: SegmentSpec, path: Path, *, positions: bool = True) -> openmm.State:
+    """Write what OpenMM says of a system at its positions, some 0.1 nm aside."""
+    context = make_context(prepared, replace(segment.dynamics, platform=prepared.platform))
+    context.setPositions(prepared.positions + 0.1)
+    state = context.getState(positions=positions, velocities=True)
+    path.write_text(openmm.XmlSerializer.serialize(state))
+    return state
+
+
+def test_a_state_is_taken_as_it_is_without_minimising(
+    alanine: PreparedSystem, segment: SegmentSpec, tmp_path: Path
+) -> None:
+    save_state(alanine, segment, tmp_path / "0000.xml")
+    (tmp_path / ".0001.xml.part").write_text("not whole")
+    spec = replace(NAMED, starts=(str(tmp_path),))
+    (start,) = prepare(replace(spec, minimise=False)).starts
+    np.testing.assert_array_equal(start, alanine.positions + 0.1)
+    (relaxed,) = prepare(spec).starts
+    assert np.abs(relaxed - start).max() > 1e-4
+
+
+def test_without_minimising_the_molecule_too_stays_as_it_is(alanine: PreparedSystem, tmp_path: Path) -> None:
+    raw = prepare(replace(NAMED, minimise=False))
+    assert np.abs(raw.positions - alanine.positions).max() > 1e-3
+    path = tmp_path / "again.pdb"
+    path.write_text(raw.topology_pdb)
+    again = prepare(SystemSpec("again", pdb=str(path), platform="Reference", minimise=False))
+    assert np.abs(again.positions - raw.positions).max() < 1e-3
+
+
 def test_without_starts_a_system_begins_at_its_minimum(alanine: PreparedSystem) -> None:
     assert alanine.n_starts == 1
     np.testing.assert_array_equal(alanine.basis()["positions"][0], alanine.positions)
 
 
-def test_starts_in_water_have_boxes(tmp_path: Path) -> None:
+def test_starts_in_water_have_boxes(segment: SegmentSpec, tmp_path: Path) -> None:
     wet = replace(named_system("alanine-dipeptide", platform="CPU"), solvent="explicit", padding_nm=0.6, store="all")
     water = prepare(wet)
     (tmp_path / "top.pdb").write_text(water.topology_pdb)
@@ -77,6 +111,10 @@ def test_starts_in_water_have_boxes(tmp_path: Path) -> None:
     begun = prepare(replace(wet, starts=(str(tmp_path / "wide.gro"), str(tmp_path / "top.pdb"))))
     assert begun.basis()["box"][:, 0, 0] == pytest.approx([wide / 10, water.box[0, 0]], abs=1e-4)
     assert begun.starts.shape == (2, water.n_atoms, 3)
+    save_state(begun, segment, tmp_path / "0000.xml")
+    kept = prepare(replace(wet, starts=(str(tmp_path / "0000.xml"),), minimise=False))
+    np.testing.assert_allclose(kept.starts[0], begun.positions + 0.1, atol=1e-12)
+    np.testing.assert_array_equal(kept.basis()["box"][0], water.box)
 
 
 @pytest.mark.parametrize(
@@ -104,5 +142,42 @@ def test_bad_starts_are_refused(alanine: PreparedSystem, tmp_path: Path, content
         case str():
             path.write_text(content)
     with pytest.raises(BadInput, match=said) as caught:
+        prepare(replace(NAMED, starts=(str(path),)))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "cannot be used .*: give a State with positions"),
+        ("<hello/>", "cannot be used .*: give a State with positions"),
+        ("system", "cannot be used .*: give a State with positions"),
+        ("empty", "cannot be used .*: give a State with positions"),
+        ("other", "has 2 atoms and the system 22: give structures with every atom"),
+        ("infinite", "holds coordinates that are no numbers"),
+    ],
+)
+def test_bad_states_are_refused(
+    alanine: PreparedSystem, segment: SegmentSpec, tmp_path: Path, content: str, said: str
+) -> None:
+    path = tmp_path / "start.xml"
+    match content:
+        case "system":
+            path.write_text(alanine.system_xml)
+        case "empty":
+            save_state(alanine, segment, path, positions=False)
+        case "other":
+            system = openmm.System()
+            system.addParticle(1.0)
+            system.addParticle(1.0)
+            context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform("Reference"))
+            context.setPositions(np.zeros((2, 3)))
+            path.write_text(openmm.XmlSerializer.serialize(context.getState(positions=True)))
+        case "infinite":
+            save_state(alanine, segment, path)
+            path.write_text(re.sub('<Position x="[^"]*"', '<Position x="nan"', path.read_text()))
+        case _:
+            path.write_text(content)
+    with pytest.raises(BadInput, match=f"^--start {re.escape(str(path))} {said}") as caught:
         prepare(replace(NAMED, starts=(str(path),)))
     assert "\n" not in str(caught.value)

@@ -14,18 +14,18 @@ import pytest
 from openmm import app, unit
 
 from tasks import platforms, systems
+from tasks.engine import integrator, make_context
 from tasks.errors import BadInput, TaskFailed
 from tasks.messages import Dynamics
+from tasks.minimise import minimise
 from tasks.peptides import AMINO_ACIDS, peptide_pdb
 from tasks.platforms import platform_properties, resolve_platform
+from tasks.prepared import PreparedSystem
 from tasks.selection import select_atoms
 from tasks.solvation import FORCE_FIELD, solvent_force
 from tasks.systems import (
     NAMED_SYSTEMS,
-    PreparedSystem,
     SystemSpec,
-    integrator,
-    make_context,
     named_system,
     prepare,
 )
@@ -206,7 +206,7 @@ def test_dihedrals_are_those_of_mdanalysis(chignolin: PreparedSystem) -> None:
 def test_model_sees_alpha_carbons_of_larger_proteins(n_residues: int, names: set[str]) -> None:
     pdb = peptide_pdb("A" * n_residues)
     water = "HETATM 9999  O   HOH A 999      99.000  99.000  99.000  1.00  0.00           O  \n"
-    features, stored = select_atoms(pdb.replace("END", water + "END"))
+    features, stored, _ = select_atoms(pdb.replace("END", water + "END"))
     atoms = list(app.PDBFile(io.StringIO(pdb)).topology.atoms())
     assert {atoms[i].name for i in features} == names
     assert features.dtype == stored.dtype == np.int64
@@ -446,7 +446,7 @@ def without_position() -> list[str]:
 BAD_FILES = {
     "empty": (lambda: [], "holds no ATOM record: give a file in PDB format"),
     "garbage": (lambda: ["not a structure\n"], "holds no ATOM record"),
-    "ligand": (with_ligand, "holds residue LIG A301, which ff14SB does not know: remove or replace"),
+    "ligand": (with_ligand, "holds residue LIG A301, which ff14SB does not know: remove it, or add parameters"),
     "phosphoserine": (
         lambda: [line.replace("SER", "SEP") for line in heavy("ASA")],
         "holds residue SEP A2, which ff14SB does not know",
@@ -534,7 +534,7 @@ def test_overlapping_atoms_that_cannot_be_minimised_are_refused() -> None:
         force.addParticle(0.0, 0.3, 1.0)
     system.addForce(force)
     with pytest.raises(BadInput, match="^here .*: look for atoms that overlap"):
-        systems._minimise(system, np.zeros((2, 3)), "here")
+        minimise(system, np.zeros((2, 3)), "here")
 
 
 # ---- platforms

@@ -13,8 +13,9 @@ from tasks.messages import Candidates
 class Restart:
     """Choose with equal chance among the candidates used least; without candidates, carry on.
 
-    What is offered makes the policy: the most novel frames, a uniform sample of all frames (its control), or none
-    (plain MD). Spreading keeps walkers apart when a batch of candidates has to last for several segments.
+    What is offered makes the policy: the most novel frames, of these the nearest to a target, a uniform sample of all
+    frames (the control), or none (plain MD). Spreading keeps walkers apart when a batch of candidates has to last for
+    several segments.
     """
 
     candidates: Candidates

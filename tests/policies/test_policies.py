@@ -1,6 +1,7 @@
 """Policies: arrays in, a row out."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from agents.policies import POLICIES, policy
+from policies import CHOICES, POLICIES, measure, policy, target_file
 from tasks.errors import BadInput
 
 USED = st.lists(st.integers(0, 5), min_size=1, max_size=40).map(lambda used: np.array(used, np.int64))
@@ -16,15 +17,34 @@ USED = st.lists(st.integers(0, 5), min_size=1, max_size=40).map(lambda used: np.
 
 @pytest.mark.parametrize(
     ("name", "candidates", "learns"),
-    [("novelty", "novel", True), ("random", "uniform", False), ("plain", "none", False)],
+    [
+        ("novelty", "novel", True),
+        ("random", "uniform", False),
+        ("plain", "none", False),
+        ("least-counts", "novel", True),
+        ("lof", "novel", True),
+        ("rmsd:native.pdb", "nearest", True),
+    ],
 )
 def test_what_a_policy_asks_of_inference(name, candidates, learns):
     assert (policy(name).candidates, policy(name).learns) == (candidates, learns)
 
 
-def test_an_unknown_policy_is_refused_with_those_there_are():
-    with pytest.raises(BadInput, match="policy greedy is not known: choose one of novelty, random, plain"):
-        policy("greedy")
+@pytest.mark.parametrize("name", ["greedy", "", ":", "rmsd", "rmsd:", "module:", ":Policy"])
+def test_an_unknown_policy_is_refused_with_those_there_are(name):
+    with pytest.raises(BadInput) as refused:
+        policy(name)
+    assert str(refused.value) == f"policy {name} is not known: choose one of {', '.join(CHOICES)}"
+
+
+def test_two_policies_are_named_after_their_measure():
+    assert [measure(name) for name in POLICIES] == [None, None, None, "least-counts", "lof"]
+    assert measure("rmsd:lof") is None
+
+
+def test_a_policy_may_steer_to_a_file():
+    assert target_file("rmsd:/some:where/native.pdb") == Path("/some:where/native.pdb")
+    assert [name for name in (*POLICIES, "rmsd:", "my.rmsd:Policy") if target_file(name)] == []
 
 
 @pytest.mark.parametrize("name", POLICIES)

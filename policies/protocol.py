@@ -1,4 +1,4 @@
-"""How the next start of a walker is chosen: arrays in, selection out; no queue, no clock, no disk."""
+"""What a policy is."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from typing import Protocol
 
 import numpy as np
 
-from agents.policies.restart import Restart
-from tasks.errors import BadInput
 from tasks.messages import Candidates
+
+
+class PolicyFailed(Exception):
+    """A policy could not choose; the message names it and says why."""
 
 
 class Policy(Protocol):
@@ -34,28 +36,9 @@ class Policy(Protocol):
         Parameters
         ----------
         scores : ndarray of shape (n_candidates,), float64
-            Novelty, best first.
+            Novelty, larger is newer; zeros from a policy that does not learn. Candidates come as they were asked for:
+            newest first, nearest first, or in random order. Empty until an inference has offered some.
         used : ndarray of shape (n_candidates,), int64
             How often each was chosen since it was offered.
         """
         ...
-
-
-POLICIES: dict[str, Policy] = {
-    "novelty": Restart(candidates="novel", learns=True),
-    "random": Restart(candidates="uniform", learns=False),
-    "plain": Restart(candidates="none", learns=False),
-}
-
-
-def policy(name: str) -> Policy:
-    """Return the policy of that name.
-
-    Raises
-    ------
-    BadInput
-        When there is none.
-    """
-    if name not in POLICIES:
-        raise BadInput(f"policy {name} is not known: choose one of {', '.join(POLICIES)}")
-    return POLICIES[name]
