@@ -8,11 +8,12 @@ READY := $(VENV)/.ready
 
 setup: $(READY)
 
-# torch first: with 2.13.0 there, no other package pulls another build of it.
+# torch first: with 2.13.0 there, no other package pulls another build of it. Of openmmtools tests only read the data.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[md,ml,driver,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps openmmtools
 	touch $@
 
 run: setup

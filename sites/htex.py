@@ -19,6 +19,7 @@ def htex(
     workers_per_node: int,
     address: str = "127.0.0.1",
     accelerators: int | list[str] = 0,
+    queued_per_node: int = 0,
     worker_logdir: Path | None = None,
 ) -> HighThroughputExecutor:
     """Return an executor whose blocks are restarted whenever they die.
@@ -29,6 +30,9 @@ def htex(
         Where workers dial the interchange: loopback unless they are on other machines.
     accelerators
         Devices to pin workers to.
+    queued_per_node
+        Tasks that wait on the node itself, so that a worker need not wait a round trip for its next one. They stay
+        there: with several nodes one could be idle while tasks wait on another.
     """
     executor = HighThroughputExecutor(
         label=label,
@@ -36,6 +40,7 @@ def htex(
         address=address,
         loopback_address="127.0.0.1",
         max_workers_per_node=workers_per_node,
+        prefetch_capacity=queued_per_node,
         cores_per_worker=1e-6,  # the number of workers is ours to say, not the number of cores divided
         available_accelerators=accelerators,
         heartbeat_period=max(1, round(resources.heartbeat_s)),

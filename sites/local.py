@@ -83,6 +83,7 @@ def local(name: str = "local", reaches: frozenset[str] = REACHES_ALL) -> Site:
             _provider(reaches, laid.segments, shared),
             resources,
             workers_per_node=laid.n_segments,
+            queued_per_node=laid.n_segments,
             accelerators=laid.segments,
         )
 

@@ -1,7 +1,8 @@
-"""Whole campaigns, learning included, on what users bring: four systems, from four kinds of input."""
+"""Whole campaigns, learning included, on what users bring: five systems, from five kinds of input."""
 
 import math
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,13 @@ SHORT = (
 
 def check(run: Campaign, *, n_stored: int) -> None:
     """Hold a campaign against what every one must be: learning, finite, at its temperature, and all on disk."""
+    check_but_for_temperature(run, n_stored=n_stored)
+    told = [line["task_info"] for line in run.traces("simulation")]
+    # The mean kinetic energy of so few atoms over a picosecond is known within some percent.
+    assert np.mean([info["mean_temperature_K"] for info in told[4:]]) == pytest.approx(300, rel=0.12)
+
+
+def check_but_for_temperature(run: Campaign, *, n_stored: int) -> None:
     assert run.wait() == 0, run.err
     summary, traces = run.summary(), run.traces("simulation")
     assert summary["status"] == "complete"
@@ -34,8 +42,6 @@ def check(run: Campaign, *, n_stored: int) -> None:
     assert summary["coverage"]["value"] > 1
     told = [line["task_info"] for line in traces]
     assert all(math.isfinite(info["potential_energy_kj_mol"]) for info in told)
-    # The mean kinetic energy of so few atoms over a picosecond is known within some percent.
-    assert np.mean([info["mean_temperature_K"] for info in told[4:]]) == pytest.approx(300, rel=0.12)
     frames = positions(run.run_dir, 0)
     assert frames.shape == (5, n_stored, 3)
     assert np.isfinite(frames).all()
@@ -68,6 +74,21 @@ def test_a_protein_with_a_ligand_from_a_pdb_file(campaign: Callable[..., Campaig
     run = campaign("--pdb", str(structure), "--forcefield", f"{PROTEIN},{parameters}", *SHORT)
     check(run, n_stored=178)
     assert residues(run.run_dir / "topology.pdb").count("BNZ") == 12
+
+
+def test_lysozyme_with_a_ligand_from_files_of_amber(campaign: Callable[..., Campaign]) -> None:
+    """T4 lysozyme L99A with p-xylene (TMP), which openmmtools ships; so large that segments have five steps."""
+    found = find_spec("openmmtools")
+    if found is None or found.origin is None:
+        pytest.skip("openmmtools, whose data hold a protein with a ligand, is not installed: make setup")
+    folder = Path(found.origin).parent / "data" / "T4-lysozyme-L99A-implicit"
+    run = campaign(
+        *("--amber", str(folder / "complex.prmtop"), str(folder / "complex-minimized.crd"), "--no-minimise"),
+        *("--features", "name CA or (resname TMP and not element H)"),
+        *(*SHORT, "--segment-ps", "0.02", "--frame-ps", "0.004", "--embedding", "pca"),
+    )
+    check_but_for_temperature(run, n_stored=2621)
+    assert residues(run.run_dir / "topology.pdb").count("TMP") == 18
 
 
 def test_a_protein_with_a_ligand_as_openmm_serialised_it(campaign: Callable[..., Campaign], tmp_path: Path) -> None:
