@@ -27,3 +27,9 @@ class TooLarge(TaskFailed):
     """Data exceed what the chosen way of transport carries."""
 
     kind = "too_large"
+
+
+class Damaged(TaskFailed):
+    """Bytes are not what was written: a store's or a file's writer was stopped, or the disk lost them."""
+
+    kind = "damaged"

@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from redis import Redis
-from safetensors import SafetensorError
 
 from sites import redis_server as redis_servers
 from sites.redis_server import RedisServer
 from tasks import transport
-from tasks.errors import BadInput, TooLarge, Unreachable
+from tasks.errors import BadInput, Damaged, TooLarge, Unreachable
 from tasks.messages import MoveSpec, Ref, StoreSpec
 from tasks.transport import (
     MAX_INLINE_BYTES,
@@ -153,9 +152,25 @@ def test_reading_runs_no_code(store: StoreSpec, tmp_path: Path) -> None:
     target = tmp_path / "went-off"
     ref = ship(SOME, store)
     put_raw(ref, pickle.dumps(Bomb(target)))
-    with pytest.raises(SafetensorError):
+    with pytest.raises(Damaged, match="bytes are not whole arrays"):
         fetch(ref)
     assert not target.exists()
+
+
+def test_the_library_of_the_format_reads_ours_and_we_read_its() -> None:
+    arrays = {
+        "nothing": np.zeros((0, 3), np.float32), "count": np.arange(5), "flags": np.array([True, False]),
+        "bytes": np.frombuffer(b"abc", np.uint8), "wide": np.linspace(0, 1, 12).reshape(3, 4), "one": np.array(3.0),
+    }  # fmt: skip
+    assert same(safetensors.numpy.load(pack(arrays)), arrays)
+    assert same(unpack(safetensors.numpy.save(arrays)), arrays)
+
+
+def test_a_torn_buffer_is_told_wherever_it_was_torn() -> None:
+    data = pack({"positions": np.arange(12.0).reshape(1, 4, 3), "box": np.eye(3, dtype=np.float32)})
+    for length in range(len(data)):
+        with pytest.raises(Damaged):
+            unpack(data[:length])
 
 
 # ---- inline and the threshold
