@@ -278,7 +278,7 @@ class Settings(BaseModel):
         None,
         "segments that travel and run as one task",
         "segments",
-        default_text="as many short ones as make a task last 0.1 s, where there are walkers enough for all workers",
+        default_text="as many short ones as make a task last 0.3 s, where there are walkers enough for all workers",
         ge=1,
         le=1000,
     )

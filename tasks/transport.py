@@ -145,7 +145,7 @@ def pack(arrays: Arrays) -> bytes:
             raise TypeError(f"array {name} is of {array.dtype}, which safetensors cannot hold")
         begin, end = end, end + array.nbytes
         layout[name] = {"dtype": _NAMES[array.dtype], "shape": given.shape, "data_offsets": [begin, end]}
-        parts.append(memoryview(array.reshape(-1).view(np.uint8)))
+        parts.append(array.reshape(-1).view(np.uint8).data)
     header = json.dumps(layout).encode()
     header += b" " * (-(_SIZE_BYTES + len(header)) % _ALIGNMENT)
     return b"".join([len(header).to_bytes(_SIZE_BYTES, "little"), header, *parts])
