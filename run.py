@@ -36,7 +36,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -52,10 +52,16 @@ from campaign.cli import Command, parse
 from campaign.control import comparison, control_settings
 from campaign.display import announcement, cautions, tell
 from campaign.faults import reach
+from campaign.filesystem import only_process
+from campaign.ledger import Ledger
 from campaign.molecule import read_weights, system_spec
 from campaign.preparing import prepare_aside
+from campaign.processes import reap
+from campaign.rerun import rerun as make_ready
+from campaign.resuming import Standing, refuse_damage, resumed_settings, standing
 from campaign.rundir import RunDirectory, make_private_dir, refuse_unquotable
 from campaign.settings import Settings
+from campaign.status import statuses
 from campaign.stores import Stores
 from campaign.summary import Summary
 from campaign.timing import time_aside
@@ -72,14 +78,16 @@ RUNS = Path(__file__).parent / "runs"
 
 COMPLETE, FAILED, BAD_INPUT = 0, 1, 2
 
+# Folder of the plain run beside a campaign.
+CONTROL = "control"
+
 
 def main(argv: list[str]) -> int:
     """Run a command and return its exit code."""
     try:
         command = parse(argv)
         with Signals() as signals:
-            run = probe if command.verb == "probe" else dry_run if command.dry_run else start
-            return run(command, signals)
+            return (dry_run if command.dry_run else VERBS[command.verb])(command, signals)
     except Interrupted as error:
         return error.exit_code
     except BadInput as error:
@@ -131,18 +139,71 @@ class Parts:
 
 def start(command: Command, signals: Signals) -> int:
     """Run a campaign, and its control if one is asked for."""
-    settings = command.settings
     prepared = _prepare(command, signals)
-    run_dir, summary = _run(settings, command.run_dir, prepared, signals, _BEGAN)
+    parts = Parts.gather(command.campaign, prepared, _BEGAN)
+    run_dir, summary = _run_new(parts, command.run_dir, signals)
+    return _conclude(parts, run_dir, summary, signals)
+
+
+def resume(command: Command, signals: Signals) -> int:
+    """Go on with a campaign where its last commit left it."""
+    run_dir = RunDirectory.open(command.named)
+    with only_process(run_dir.path):
+        before = standing(run_dir)
+        settings = resumed_settings(run_dir.path, before.settings, command.flags)
+        if before.is_over(settings, command.flags) and _control_is_over(run_dir, settings):
+            tell(f"{run_dir.path} is complete ({before.segments} segments): nothing is left to do")
+            tell(f"run directory: {run_dir.path}")
+            return COMPLETE
+        parts, summary = _run_again(run_dir, before, settings, signals, _BEGAN)
+    return _conclude(parts, run_dir, summary, signals)
+
+
+def _control_is_over(run_dir: RunDirectory, settings: Settings) -> bool:
+    if not settings.control:
+        return True
+    control = run_dir.path / CONTROL
+    return control.is_dir() and standing(RunDirectory.open(control)).status == "complete"
+
+
+def rerun(command: Command, signals: Signals) -> int:
+    """Let tasks that were given up run again, when the campaign is resumed."""
+    run_dir = RunDirectory.open(command.named)
+    with only_process(run_dir.path), closing(Ledger(run_dir.ledger)) as ledger:
+        told = make_ready(run_dir, ledger, command.segments)
+    tell(
+        "\n".join(
+            [*told, f"`python run.py resume {run_dir.path}` takes them up"] if told else ["nothing was given up"]
+        )
+    )
+    tell(f"run directory: {run_dir.path}")
+    return COMPLETE
+
+
+def status(command: Command, signals: Signals) -> int:
+    """Tell how a campaign stands, or one line for each of several."""
+    found = statuses(command.named)
+    if command.json:
+        told = [each.as_dict() for each in found]
+        tell(json.dumps(told[0] if (command.named / "ledger.sqlite").exists() else told, indent=2))
+    elif len(found) == 1:
+        tell("\n".join(found[0].lines()))
+    else:
+        tell("\n".join(each.line() for each in found))
+    return COMPLETE
+
+
+def _conclude(parts: Parts, run_dir: RunDirectory, summary: Summary, signals: Signals) -> int:
+    """Say how it ended, run the control if one is asked for, and return the exit code."""
     tell("\n".join(summary.lines()))
-    if settings.control and summary.status == "complete":
-        tell(_run_control(settings, run_dir, summary, prepared, signals))
+    if parts.settings.control and summary.status == "complete":
+        tell(_run_control(parts.settings, run_dir, summary, parts.prepared, signals))
     tell(f"run directory: {run_dir.path}")
     return _exit_code(summary, signals)
 
 
 def _prepare(command: Command, signals: Signals) -> PreparedSystem:
-    answer = prepare_aside(system_spec(command.settings), lambda: signals.first is not None)
+    answer = prepare_aside(system_spec(command.campaign), lambda: signals.first is not None)
     if answer is None or signals.first is not None:
         raise Interrupted(signals.first or signal.SIGINT)
     prepared, notes = answer
@@ -156,7 +217,7 @@ def _prepare(command: Command, signals: Signals) -> PreparedSystem:
 
 def dry_run(command: Command, signals: Signals) -> int:
     """Say what a campaign would take, after all that a start refuses, and leave nothing behind."""
-    settings = command.settings
+    settings = command.campaign
     prepared = _prepare(command, signals)
     parts = Parts.gather(settings, prepared, _BEGAN)
     run_dir = RunDirectory.create(command.run_dir, RUNS, prepared.name, settings.min_free_mb * 1_000_000)
@@ -187,7 +248,7 @@ def _machine(plan: Plan) -> Machine:
 
 def probe(command: Command, signals: Signals) -> int:
     """Ask every executor what it is, print that, and leave nothing behind."""
-    settings = command.settings
+    settings = command.campaign
     prepared = _prepare(command, signals)
     with tempfile.TemporaryDirectory(prefix="wayfinder-") as folder, ExitStack() as stack:
         parts = Parts.gather(settings, prepared, _BEGAN)
@@ -206,43 +267,66 @@ def probe(command: Command, signals: Signals) -> int:
     return BAD_INPUT if any(report["problems"] for report in told.values()) else COMPLETE
 
 
-def _run(
-    settings: Settings, named: Path | None, prepared: PreparedSystem, signals: Signals, began: float
-) -> tuple[RunDirectory, Summary]:
-    """Run one campaign in a directory of its own, which is removed again if the campaign never began."""
-    parts = Parts.gather(settings, prepared, began)
-    run_dir = RunDirectory.create(named, RUNS, prepared.name, settings.min_free_mb * 1_000_000)
+def _run_new(parts: Parts, named: Path | None, signals: Signals) -> tuple[RunDirectory, Summary]:
+    """Run a new campaign in a directory of its own, which is removed again if the campaign never began."""
+    run_dir = RunDirectory.create(named, RUNS, parts.prepared.name, parts.settings.min_free_mb * 1_000_000)
     try:
-        with ExitStack() as stack:
+        with only_process(run_dir.path), ExitStack() as stack:
             plan = _set_up(parts, run_dir, stack)
             refuse_what_cannot_fit(plan)
-            for line in (*_cautions(plan), announcement(settings, prepared, run_dir.log)):
-                tell(line)
-            summary = run_campaign(plan, signals)
-            reach("before-summary")
-            try:
-                run_dir.write_json("summary.json", summary.as_dict())
-            except OSError as error:
-                reason = f"summary.json could not be written: {error.strerror}; {summary.reason or ''}".rstrip("; ")
-                summary = replace(summary, status="failed", reason=reason)
+            summary = _run(plan, signals)
     except BadInput:
         run_dir.remove()
         raise
     return run_dir, summary
 
 
-def _set_up(parts: Parts, run_dir: RunDirectory, stack: ExitStack) -> Plan:
+def _run_again(
+    run_dir: RunDirectory, before: Standing, settings: Settings, signals: Signals, began: float
+) -> tuple[Parts, Summary]:
+    """Go on with a campaign; its directory stays whatever happens."""
+    refuse_damage(run_dir)
+    prepared = run_dir.read_system()
+    if settings.platform not in ("auto", prepared.platform):
+        prepared = replace(prepared, platform=settings.platform)
+    parts = Parts.gather(settings, prepared, began)
+    for run_id in before.run_ids_here():
+        reap(run_id)  # what a process that was killed left behind
+    with ExitStack() as stack:
+        return parts, _run(_set_up(parts, run_dir, stack, before), signals)
+
+
+def _run(plan: Plan, signals: Signals) -> Summary:
+    for line in (*_cautions(plan), announcement(plan.settings, plan.prepared, plan.run_dir.log)):
+        tell(line)
+    summary = run_campaign(plan, signals)
+    reach("before-summary")
+    try:
+        plan.run_dir.write_json("summary.json", summary.as_dict())
+    except OSError as error:
+        reason = f"summary.json could not be written: {error.strerror}; {summary.reason or ''}".rstrip("; ")
+        return replace(summary, status="failed", reason=reason)
+    return summary
+
+
+def _set_up(parts: Parts, run_dir: RunDirectory, stack: ExitStack, before: Standing | None = None) -> Plan:
     """Return the plan, with the inputs written and the log open."""
     try:
         stack.enter_context(run_dir.logging())
-        run_dir.write_inputs(parts.settings.as_config(), parts.prepared.topology_pdb)
-        return _plan(parts, run_dir, stack)
+        run_dir.write_inputs(parts.settings.as_config(), parts.prepared)
+        return _plan(parts, run_dir, stack, before)
     except OSError as error:
         raise BadInput(f"run directory {run_dir.path} cannot be used: {error.strerror or error}") from error
 
 
-def _plan(parts: Parts, run_dir: RunDirectory, stack: ExitStack) -> Plan:
-    """Return what the campaign needs; servers that are started here end with the stack."""
+def _plan(parts: Parts, run_dir: RunDirectory, stack: ExitStack, before: Standing | None = None) -> Plan:
+    """Return what the campaign needs; servers that are started here end with the stack.
+
+    Parameters
+    ----------
+    before
+        Where an earlier process left the campaign; None for a new one.
+    """
     settings, prepared = parts.settings, parts.prepared
     weights = read_weights(settings, len(prepared.feature_indices))
     run_id = os.environ["WAYFINDER_RUN"]
@@ -250,12 +334,11 @@ def _plan(parts: Parts, run_dir: RunDirectory, stack: ExitStack) -> Plan:
     stack.callback(shutil.rmtree, private_dir, ignore_errors=True)
     for path in (run_dir.path, private_dir):
         refuse_unquotable(path)
+    campaign_id = run_id if before is None else before.campaign_id
     redis = _redis(parts, run_dir, stack)
-    file_dir = (
-        run_dir.proxystore if settings.ps_file_dir is None else settings.ps_file_dir / f"wayfinder-{run_id[:12]}"
-    )
-    address = None if redis is None else (redis.host, redis.port)
-    stores = Stores(parts.kinds, run_id, settings.ps_threshold, file_dir, address, settings.ps_globus_config)
+    stores = _stores(parts, run_dir, campaign_id, redis)
+    # A later process finds there what could not be parked; nothing is sure of that until the campaign ends.
+    stores.left_in_place = before is not None
     stack.callback(stores.remove)
     resources = Resources(
         settings.simulate_workers,
@@ -274,6 +357,8 @@ def _plan(parts: Parts, run_dir: RunDirectory, stack: ExitStack) -> Plan:
         settings=settings,
         run_dir=run_dir,
         run_id=run_id,
+        campaign_id=campaign_id,
+        resumed=before is not None,
         private_dir=private_dir,
         prepared=prepared,
         dynamics=settings.dynamics(prepared.platform),
@@ -284,6 +369,16 @@ def _plan(parts: Parts, run_dir: RunDirectory, stack: ExitStack) -> Plan:
         redis=None if redis is None else (redis.host, redis.port, redis),
         began=parts.began,
     )
+
+
+def _stores(parts: Parts, run_dir: RunDirectory, campaign_id: str, redis: redis_server.RedisServer | None) -> Stores:
+    settings = parts.settings
+    file_dir = run_dir.proxystore
+    if settings.ps_file_dir is not None:
+        file_dir = settings.ps_file_dir / f"wayfinder-{campaign_id[:12]}"
+    address = None if redis is None else (redis.host, redis.port)
+    globus = settings.ps_globus_config
+    return Stores(parts.kinds, campaign_id, run_dir.parked, settings.ps_threshold, file_dir, address, globus)
 
 
 def _store_kinds(settings: Settings, sites: dict[Topic, Site]) -> dict[Topic, StoreKind]:
@@ -360,16 +455,32 @@ def _run_control(
 ) -> str:
     """Run plain MD of equal length in ``control/`` of the run directory; return both coverages in a sentence."""
     try:
-        kept = run_dir.equilibrated if run_dir.equilibrated.is_dir() else None
-        control = control_settings(settings, steered.segments, kept)
-        if kept is not None:
-            prepared = _prepare(Command("start", control), signals)
-        _, plain = _run(control, run_dir.path / "control", prepared, signals, time.monotonic())
+        plain = _control_summary(settings, run_dir, steered, prepared, signals)
     except BadInput as error:
         return f"control: plain MD could not be run: {error}"
     except Interrupted:
         return "control: plain MD was not begun"
     return comparison(steered, plain)
+
+
+def _control_summary(
+    settings: Settings, run_dir: RunDirectory, steered: Summary, prepared: PreparedSystem, signals: Signals
+) -> Summary:
+    """Run the control, or go on with one that an earlier process began."""
+    path, began = run_dir.path / CONTROL, time.monotonic()
+    kept = run_dir.equilibrated if run_dir.equilibrated.is_dir() else None
+    control = control_settings(settings, steered.segments, kept)
+    if path.is_dir():
+        before = standing(RunDirectory.open(path))
+        with only_process(path):
+            again = resumed_settings(path, before.settings, {"max_segments": steered.segments})
+            return _run_again(RunDirectory.open(path), before, again, signals, began)[1]
+    if kept is not None:
+        prepared = _prepare(Command("start", control), signals)
+    return _run_new(Parts.gather(control, prepared, began), path, signals)[1]
+
+
+VERBS = {"start": start, "resume": resume, "rerun": rerun, "status": status, "probe": probe}
 
 
 def _exit_code(summary: Summary, signals: Signals) -> int:

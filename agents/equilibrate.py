@@ -6,10 +6,12 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
+from agents.attempts import Failure, Verdict
 from agents.simulate import SimulateAgent
 from agents.state import CampaignState
-from agents.topic import Failure, Outcome, TopicAgent, task_seed
-from tasks.messages import EquilibrateResult, EquilibrateSpec, Ref
+from agents.topic import Outcome, TopicAgent, task_seed
+from campaign.ledger import State
+from tasks.messages import EquilibrateResult, EquilibrateSpec, FileRecord, Ref
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +27,8 @@ class EquilibrateAgent(TopicAgent[EquilibrateSpec, EquilibrateResult]):
 
     topic = "equilibrate"
     kind = "equilibrate"
-    given_up_state = "quarantined"
+    spec_type = EquilibrateSpec
+    reruns = True
 
     def __init__(self, state: CampaignState, simulate: SimulateAgent) -> None:
         super().__init__(state)
@@ -38,8 +41,7 @@ class EquilibrateAgent(TopicAgent[EquilibrateSpec, EquilibrateResult]):
             return
         for number, start in enumerate(self._simulate.basis):
             task_id = state.new_task_id()
-            state.ledger.add_task(task_id, self.kind, self.destination.executor, parent_frame=start.parent_frame)
-            self.send(
+            self.begin_task(
                 EquilibrateSpec(
                     task_id=task_id,
                     attempt=1,
@@ -52,7 +54,8 @@ class EquilibrateAgent(TopicAgent[EquilibrateSpec, EquilibrateResult]):
                     dynamics=state.dynamics,
                     store=self.destination.store,
                     run_dir=self.destination.run_dir,
-                )
+                ),
+                parent_frame=start.parent_frame,
             )
         n_states = len(self._simulate.basis)
         self._tell(
@@ -74,9 +77,13 @@ class EquilibrateAgent(TopicAgent[EquilibrateSpec, EquilibrateResult]):
             f"{temperature}{density} (means of its last quarter)"
         )
 
-    def given_up(self, spec: EquilibrateSpec, failure: Failure) -> None:
+    def given_up_state(self, verdict: Verdict) -> State:
+        """Return that it is quarantined: nothing can begin at a state that was never equilibrated."""
+        return "quarantined"
+
+    def given_up(self, spec: EquilibrateSpec, failure: Failure, verdict: Verdict) -> None:
         """Begin at the others, if there are any."""
-        if spec.attempt < self.state.settings.max_attempts:
+        if verdict == "again":
             return
         self._simulate.quarantine(self._simulate.basis[spec.number])
         if all(start.origin in self.state.quarantine for start in self._simulate.basis):
@@ -89,6 +96,10 @@ class EquilibrateAgent(TopicAgent[EquilibrateSpec, EquilibrateResult]):
     def outputs(self, result: EquilibrateResult) -> Iterable[Ref]:
         """Return the equilibrated state."""
         return (result.state,)
+
+    def files(self, result: EquilibrateResult) -> Iterable[FileRecord]:
+        """Return the State."""
+        return () if result.state_file is None else (result.state_file,)
 
     def info(self, spec: EquilibrateSpec) -> dict[str, Any]:
         """Return which basis state it is."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from agents.infer import MAX_BATCH, frontier_size
-from agents.state import Destination, target_segments
+from agents.state import Destination
 from campaign.settings import Settings
 from policies import Policy, policy
 from tasks.features import empty_cells
@@ -176,7 +176,7 @@ class _Shipped:
 
 def planned_segments(settings: Settings, dynamics: Dynamics) -> int | None:
     """Return how many segments the limits ask for; None where only time ends the campaign."""
-    target = target_segments(settings, dynamics)
+    target = settings.target_segments
     return None if target is None else max(target, settings.min_model_versions * _retrain_period(settings))
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from agents.attempts import Failure, Verdict
 from agents.state import CandidateSet
-from agents.topic import Failure, TopicAgent
+from agents.topic import TopicAgent
 from campaign.settings import Settings
-from tasks.messages import EmbedResult, EmbedSpec, Ref
+from tasks.messages import EmbedResult, EmbedSpec, FileRecord, Ref
 
 # Segments in one inference: what piles up while a model is trained is looked at in portions.
 MAX_BATCH = 64
@@ -25,6 +27,7 @@ class InferAgent(TopicAgent[EmbedSpec, EmbedResult]):
 
     topic = "infer"
     kind = "infer"
+    spec_type = EmbedSpec
 
     def look(self, *, last: bool) -> None:
         """Send an inference if enough segments wait; ``last``: whatever waits, for no more will come."""
@@ -60,10 +63,23 @@ class InferAgent(TopicAgent[EmbedSpec, EmbedResult]):
             store=self.destination.store,
             run_dir=self.destination.run_dir,
         )
-        state.ledger.add_task(task_id, self.kind, self.destination.executor)
-        self.send(spec)
+        self.begin_task(spec)
         for segment_id, frames in batches:
             state.release([frames], ("unobserved", segment_id))
+
+    def found(self, spec: EmbedSpec) -> EmbedSpec | None:
+        """Return an earlier process' spec without frames that are gone, by today's model where its own is."""
+        moved = ((segment_id, self.state.find(frames, "infer")) for segment_id, frames in spec.batches)
+        batches = tuple((segment_id, frames) for segment_id, frames in moved if frames is not None)
+        if not batches:
+            return None
+        reference, model = spec.reference, spec.model
+        spec = replace(spec, batches=batches, reference=reference and self.state.find(reference, "infer"))
+        if reference is not None and spec.reference is None:
+            spec = replace(spec, reference=self.state.reference)
+        if model is None or (found := self.state.find(model, "infer")) is not None:
+            return replace(spec, model=None if model is None else found)
+        return replace(spec, model=self.state.model, model_version=self.state.model_version)
 
     def succeeded(self, spec: EmbedSpec, result: EmbedResult) -> None:
         """Keep the next reference set, let the last one go, and offer the new candidates."""
@@ -77,23 +93,32 @@ class InferAgent(TopicAgent[EmbedSpec, EmbedResult]):
         if state.reference is not None:
             state.release([state.reference], "reference")
         state.reference = result.reference
+        state.ledger.keep("reference", result.reference)
+        self._looked_at(spec)
         if result.reference_file is not None:
             state.ledger.add_artifact(spec.task_id, "reference", result.reference_file)
             state.retire_reference(result.reference_file.path)
         if result.starts is not None:
             state.hold(result.starts, "offered")
-            state.offered.append(
-                CandidateSet(
-                    spec.reference_number,
-                    result.starts,
-                    result.start_ids,
-                    np.array(result.scores),
-                    np.zeros(len(result.scores), np.int64),
-                )
+            offer = CandidateSet(
+                spec.reference_number,
+                result.starts,
+                result.start_ids,
+                np.array(result.scores),
+                np.zeros(len(result.scores), np.int64),
             )
+            state.offered.append(offer)
+            state.ledger.keep(f"offer/{offer.number}", offer.told())
 
-    def given_up(self, spec: EmbedSpec, failure: Failure) -> None:
+    def _looked_at(self, spec: EmbedSpec) -> None:
+        for segment_id, _ in spec.batches:
+            self.state.ledger.forget(f"frames/{segment_id}")
+
+    def given_up(self, spec: EmbedSpec, failure: Failure, verdict: Verdict) -> None:
         """Leave these frames unseen; when nothing works any more, the campaign cannot be steered and ends."""
+        if verdict == "again":
+            return
+        self._looked_at(spec)
         self.state.inference_failures += 1
         if self.state.ending is None and self.state.inference_failures >= self.state.settings.max_attempts:
             self.state.fail(f"inference failed again and again: {failure.message}")
@@ -106,6 +131,10 @@ class InferAgent(TopicAgent[EmbedSpec, EmbedResult]):
     def outputs(self, result: EmbedResult) -> Iterable[Ref]:
         """Return the next reference set and the candidates."""
         return (result.reference,) if result.starts is None else (result.reference, result.starts)
+
+    def files(self, result: EmbedResult) -> Iterable[FileRecord]:
+        """Return the reference set's file."""
+        return () if result.reference_file is None else (result.reference_file,)
 
     def info(self, spec: EmbedSpec) -> dict[str, Any]:
         """Return which segments are looked at, and by which model."""

@@ -19,6 +19,8 @@ from parsl.executors.base import ParslExecutor
 from redis import RedisError
 
 from agents import probing, server
+from agents.lasting import begin_process, finder, mend, park, recoverer
+from agents.memory import Recollection
 from agents.queues import Queues, pipe_queues, redis_queues
 from agents.state import CampaignState, Destination, Molecule
 from agents.steering import Steering
@@ -34,6 +36,7 @@ from campaign.settings import Settings
 from campaign.stores import Stores
 from campaign.summary import Summary
 from campaign.trace import Traces
+from campaign.wire import Address
 from policies import policy
 from tasks.bundle import run_bundle
 from tasks.equilibrate import equilibrate
@@ -44,7 +47,7 @@ from tasks.prepared import PreparedSystem
 from tasks.probe import probe
 from tasks.simulate import begin_segment
 from tasks.train import train
-from tasks.transport import evict, move, ship
+from tasks.transport import move, ship
 
 logger = logging.getLogger("wayfinder")
 
@@ -71,6 +74,10 @@ class Plan:
 
     Attributes
     ----------
+    campaign_id
+        The same in every process of a campaign; ``run_id`` is this one's.
+    resumed
+        Whether an earlier process began the campaign.
     executors
         Not started yet; they come to life in the task server's process.
     redis
@@ -84,6 +91,8 @@ class Plan:
     settings: Settings
     run_dir: RunDirectory
     run_id: str
+    campaign_id: str
+    resumed: bool
     private_dir: Path
     prepared: PreparedSystem
     dynamics: Dynamics
@@ -106,12 +115,13 @@ def run_campaign(plan: Plan, signals: Signals) -> Summary:
     with _served(plan) as service, ExitStack() as stack:
         ledger = _open_ledger(plan.run_dir.ledger)
         stack.callback(ledger.close)
-        traces = stack.enter_context(Traces(plan.run_dir.path))
         try:
-            state, basis = _state(plan, ledger)
+            steering = _steering(plan, ledger)
         except TaskFailed as error:
             raise BadInput(str(error)) from error
-        thinker = CampaignThinker(service.queues, Steering(state, basis), traces, plan.run_dir.path)
+        state = steering.state
+        traces = stack.enter_context(Traces(plan.run_dir.path))
+        thinker = CampaignThinker(service.queues, steering, traces, plan.run_dir.path)
         try:
             _refuse_problems(plan, _ask(service, signals))
             _watch(service, thinker, signals)
@@ -120,10 +130,11 @@ def run_campaign(plan: Plan, signals: Signals) -> Summary:
         finally:
             seconds = time.monotonic() - plan.began
             service.end()
-            _empty_stores(plan, state, service.queues)  # before the ledger is written: a full disk has room then
-            _abandon(ledger, state)
+            _leave(plan, ledger, state, service.queues)
         logger.info("ended after %.0f s: %s", seconds, state.failure or state.ending or "the target was reached")
-        return summarise(plan.settings, state, service.queues, signals.first, plan.began, seconds)
+        summary = summarise(plan.settings, state, service.queues, signals.first, plan.began, seconds)
+        _note_status(ledger, summary)
+        return summary
 
 
 def probe_executors(plan: Plan, signals: Signals) -> dict[str, ProbeReport]:
@@ -195,6 +206,30 @@ def _server(plan: Plan, queues: Queues, life_line: int) -> server.SafeTaskServer
     return server.SafeTaskServer(methods, queues, config, life_line)
 
 
+def _steering(plan: Plan, ledger: Ledger) -> Steering:
+    """Return the campaign's logic, where an earlier process left it if there was one.
+
+    Raises
+    ------
+    TaskFailed
+        When a store does not take the system.
+    """
+    swept = mend(ledger, plan.run_dir.path, plan.stores) if plan.resumed else 0
+    settings = plan.settings
+    about = {"settings": settings.as_config(), "system": plan.prepared.name, "target": settings.target_segments}
+    begin_process(ledger, plan.run_id, plan.campaign_id, about)
+    if ledger.network is not None:
+        logger.info("the ledger lies on %s: a rollback journal and a sync for every commit", ledger.network)
+    state, basis = _state(plan, ledger)
+    steering = Steering(state, basis)
+    if plan.resumed:
+        state.find = finder(plan.destinations, plan.stores)
+        state.recover = recoverer(ledger, plan.run_dir.path, plan.stores.of["infer"])
+        Recollection(steering).restore()
+        logger.info("resumed at segment %d; %d objects of no use were swept", state.counts.segments, swept)
+    return steering
+
+
 def _state(plan: Plan, ledger: Ledger) -> tuple[CampaignState, Ref]:
     """Return the campaign's state, and the address of where walkers begin; system and weights are shipped.
 
@@ -214,7 +249,8 @@ def _state(plan: Plan, ledger: Ledger) -> tuple[CampaignState, Ref]:
         plan.prepared.n_starts,
     )
     settings = plan.settings
-    state = CampaignState(settings, policy(settings.policy), plan.dynamics, molecule, plan.destinations, ledger)
+    chosen = policy(settings.policy)
+    state = CampaignState(settings, chosen, plan.dynamics, molecule, plan.destinations, ledger, plan.stores.by_name)
     for ref in shipped.values():
         state.hold(ref, "system")
     if plan.weights is not None:
@@ -284,25 +320,45 @@ def _open_ledger(path: Path) -> Ledger:
         ) from error
 
 
-def _abandon(ledger: Ledger, state: CampaignState) -> None:
-    """Mark what is still out as ready to be sent again."""
+def _leave(plan: Plan, ledger: Ledger, state: CampaignState, queues: Queues) -> None:
+    """Leave the campaign so that a later process can go on: nothing running, nothing but that in the stores."""
+    try:
+        queues.flush()
+    except RedisError as error:
+        logger.warning("the queues could not be emptied: %s", error)
     try:
         ledger.abandon_running()
     except sqlite3.Error as error:
-        state.fail(f"the ledger could not be written: {error}; free some space on its disk")
+        # A full disk: the stores hold what is of no use any more, and room is needed to write what is.
+        _sweep(plan, state, ledger.referenced())
+        try:
+            ledger.abandon_running()
+        except sqlite3.Error:
+            state.fail(f"the ledger could not be written: {error}; free some space on its disk")
+    park(ledger, plan.stores)
+    _sweep(plan, state, ledger.referenced())
 
 
-def _empty_stores(plan: Plan, state: CampaignState, queues: Queues) -> None:
-    """Evict what is held, what attempts that were killed left behind, and messages that nobody will read."""
+def _sweep(plan: Plan, state: CampaignState, needed: set[Address]) -> None:
+    """Empty the stores of all that is not needed."""
+    plan.stores.left_in_place = any(name != plan.stores.parked.name for name, _ in needed)
     try:
-        queues.flush()
-        for ref in state.holds.drop_all():
-            evict(ref)
-        swept, left = plan.stores.sweep()
+        swept, left = plan.stores.sweep(keep=needed)
     except (TaskFailed, RedisError) as error:
         # A Redis server that is gone has nothing left to empty.
         logger.warning("a store could not be emptied: %s", error)
         return
-    state.holds.created += swept
-    state.holds.evicted += swept - left
+    held = len(state.holds)
+    state.holds.drop_all()
+    state.holds.created += max(0, swept - held)
+    state.holds.evicted = state.holds.created - left
     state.proxies_left = left
+
+
+def _note_status(ledger: Ledger, summary: Summary) -> None:
+    try:
+        with ledger.transaction():
+            ledger.set_meta("status", summary.status)
+            ledger.set_meta("reason", summary.reason)
+    except sqlite3.Error as error:
+        logger.warning("the ledger does not tell how the campaign ended: %s", error)

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
-from agents.topic import Failure, TopicAgent
-from tasks.messages import MoveResult, MoveSpec, Ref, Topic
+from agents.attempts import Failure, Verdict
+from agents.state import CampaignState
+from agents.topic import TopicAgent
+from tasks.messages import Cargo, MoveResult, MoveSpec, Ref, Topic
+
+# Who needs what is moved.
+_CONSUMER: dict[str, Topic] = {"frames": "infer", "offer": "simulate"}
 
 
 class MoveAgent(TopicAgent[MoveSpec, MoveResult]):
@@ -14,32 +20,36 @@ class MoveAgent(TopicAgent[MoveSpec, MoveResult]):
 
     topic = "move"
     kind = "move"
+    spec_type = MoveSpec
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._then: dict[int, Callable[[Ref | None], None]] = {}
+    def __init__(self, state: CampaignState, deliver: Callable[[Cargo, Ref, Ref | None], None]) -> None:
+        super().__init__(state)
+        self._deliver = deliver
 
-    def bring(self, ref: Ref, consumer: Topic, then: Callable[[Ref | None], None]) -> None:
-        """Call ``then`` with an address that the consumer reaches, now or after a move; with None if that failed.
+    def bring(self, cargo: Cargo, ref: Ref) -> None:
+        """Deliver an address that the consumer reaches, now or after a move; None if that failed.
 
-        Whoever calls holds ``ref`` until ``then`` is called.
+        Whoever calls holds ``ref`` until it is delivered.
         """
-        destination = self.state.destinations[consumer]
+        destination = self.state.destinations[_CONSUMER[cargo[0]]]
         if ref.data is not None or ref.store.kind in destination.reaches:
-            then(ref)
+            self._deliver(cargo, ref, ref)
             return
         task_id = self.state.new_task_id()
-        self._then[task_id] = then
-        self.state.ledger.add_task(task_id, self.kind, self.destination.executor)
-        self.send(MoveSpec(task_id=task_id, attempt=1, source=ref, store=destination.store))
+        self.begin_task(MoveSpec(task_id=task_id, attempt=1, cargo=cargo, source=ref, store=destination.store))
+
+    def renewed(self, spec: MoveSpec) -> MoveSpec:
+        """Return a spec of an earlier process with today's target."""
+        return replace(spec, store=self.state.destinations[_CONSUMER[spec.cargo[0]]].store)
 
     def succeeded(self, spec: MoveSpec, result: MoveResult) -> None:
         """Hand the new address on."""
-        self._then.pop(spec.task_id)(result.moved)
+        self._deliver(spec.cargo, spec.source, result.moved)
 
-    def given_up(self, spec: MoveSpec, failure: Failure) -> None:
-        """Tell the consumer that nothing will come."""
-        self._then.pop(spec.task_id)(None)
+    def given_up(self, spec: MoveSpec, failure: Failure, verdict: Verdict) -> None:
+        """Tell the consumer that nothing will come, unless it is tried again by a later process."""
+        if verdict != "again":
+            self._deliver(spec.cargo, spec.source, None)
 
     def inputs(self, spec: MoveSpec) -> Iterable[Ref]:
         """Return the data to move."""

@@ -8,7 +8,8 @@ from typing import Any
 
 from colmena.models import FailureInformation, Result
 
-from agents.topic import Failure, Outcome
+from agents.attempts import Failure
+from agents.topic import Outcome
 from tasks.messages import Done
 
 # What happens to a bundle as a whole; what its tasks raise themselves comes back as data.

@@ -6,23 +6,43 @@ import logging
 import math
 from collections import Counter, deque
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
+from agents.attempts import Failure, Verdict
 from agents.state import CampaignState, CandidateSet, Start, Walker
-from agents.topic import Failure, Outcome, TopicAgent, task_seed
+from agents.topic import Outcome, TopicAgent, task_seed, without_system
+from campaign.ledger import OpenTask, State
 from policies import PolicyFailed
-from tasks.messages import Ref, SegmentResult, SegmentSpec
+from tasks.messages import FileRecord, Ref, SegmentResult, SegmentSpec
 
 # Bundles sent per worker: one runs, one waits behind it.
 QUEUED_PER_WORKER = 2
 
-# Short segments are bundled until they keep a worker busy for so long: a task costs some 6 ms of CPU, whatever it does,
-# which are 2 % of this.
+# Short segments are bundled until they keep a worker busy for so long: a task costs some 6 ms of CPU whatever it
+# does, 2 % of this.
 WORTH_A_TASK_S = 0.3
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """What became of a segment, until it is applied.
+
+    Attributes
+    ----------
+    result
+        None where it was given up.
+    verdict
+        Why it was given up.
+    """
+
+    spec: SegmentSpec
+    start: Start
+    result: SegmentResult | None
+    verdict: Verdict | None = None
 
 
 class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
@@ -36,7 +56,8 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
 
     topic = "simulate"
     kind = "simulate"
-    given_up_state = "quarantined"
+    spec_type = SegmentSpec
+    reruns = True
 
     def __init__(self, state: CampaignState, basis: Ref) -> None:
         super().__init__(state)
@@ -48,11 +69,13 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         self.walkers = [Walker(i, self.basis[i % n_starts]) for i in range(state.settings.walkers)]
         self.idle = deque(self.walkers)
         self._origins: dict[int, Start] = {}
-        self._arrived: dict[int, tuple[SegmentSpec, SegmentResult | None]] = {}
-        self._next_to_apply = 0
+        self._arrived: dict[int, Arrived] = {}
+        self.next_to_apply = 0
+        self.turn = 0
         self._n_pending = 0
         self._bundle_of: dict[int, int] = {}
         self._left_in: Counter[int] = Counter()
+        self._recalled_in = -1
 
     # What is sent -----------------------------------------------------------------------------------------------
 
@@ -70,6 +93,7 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         """Let walkers begin at other data of a basis state, its first row."""
         before = self.basis[number]
         after = self.basis[number] = replace(before, ref=ref, row=0)
+        self.state.ledger.keep(f"basis/{number}", ref)
         self.state.hold(after.ref, ("basis", number))
         self.state.release([before.ref], ("basis", number))
         for walker in self.walkers:
@@ -169,50 +193,104 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
             run_dir=destination.run_dir,
             trajectory_format=self.state.settings.trajectory_format,
         )
-        self.state.ledger.add_task(
-            segment_id,
-            self.kind,
-            destination.executor,
+        walker.segment_id = segment_id
+        self._expect(segment_id, start, bundle)
+        self.begin_task(
+            spec,
+            bundle,
             parent_id=start.parent_id,
             parent_frame=start.parent_frame,
             walker_id=walker.walker_id,
             steered=start.steered,
+            novelty=start.novelty,
         )
+
+    def _expect(self, segment_id: int, start: Start, bundle: int) -> None:
         self._origins[segment_id] = start
         self._n_pending += 1
         self._bundle_of[segment_id] = bundle
         self._left_in[bundle] += 1
-        self.send(spec, bundle)
+
+    def recalled(self, task: OpenTask, spec: SegmentSpec) -> int | None:
+        """Expect a segment of an earlier process; they are bundled as new ones would be."""
+        start = Start(spec.start, spec.start_row, spec.parent_id, spec.parent_frame, task.steered, task.novelty)
+        if self._left_in[self._recalled_in] % self.bundle_size() == 0:
+            self._recalled_in = self.state.counts.n_sent["simulate"]
+        self._expect(task.id, start, self._recalled_in)
+        return self._recalled_in
+
+    def not_recalled(self, spec: SegmentSpec) -> None:
+        """Let the walker of a segment that cannot be sent again begin another."""
+        walker = self.walkers[spec.walker_id]
+        if walker.segment_id == spec.segment_id:
+            self._rest(walker)
+
+    def await_turn(self, arrived: Arrived) -> None:
+        """Take back a result of an earlier process that waits for those before it."""
+        segment_id = arrived.spec.segment_id
+        self._expect(segment_id, arrived.start, -1 - segment_id)
+        self._arrived[segment_id] = arrived
+        for ref in () if arrived.result is None else self.outputs(arrived.result):
+            self.state.hold(ref, ("task", segment_id))
+        for ref in self.inputs(arrived.spec):
+            self.state.hold(ref, ("task", segment_id))
 
     # What comes back --------------------------------------------------------------------------------------------
 
     def arrived(self, spec: SegmentSpec, result: SegmentResult) -> None:
         """Keep a result until `apply_next` takes it, in order of arrival or, in lockstep, of ids."""
-        self._arrived[spec.segment_id] = (spec, result)
+        self._wait(Arrived(spec, self._origins.pop(spec.segment_id), result))
 
-    def given_up(self, spec: SegmentSpec, failure: Failure) -> None:
-        """Keep the loss until `apply_next` takes it."""
-        self._arrived[spec.segment_id] = (spec, None)
+    def given_up_state(self, verdict: Verdict) -> State:
+        """Return that its start is to blame where it failed in the same way each time."""
+        return "quarantined" if verdict == "systematic" else "fizzled"
+
+    def given_up(self, spec: SegmentSpec, failure: Failure, verdict: Verdict) -> None:
+        """Keep the loss until `apply_next` takes it; what a later process tries again is not lost."""
+        start = self._origins.pop(spec.segment_id)
+        if verdict == "again":
+            self._expect_no_more(spec.segment_id)
+        else:
+            self._wait(Arrived(spec, start, None, verdict))
+
+    def _wait(self, arrived: Arrived) -> None:
+        self._arrived[arrived.spec.segment_id] = arrived
+        told = replace(arrived, spec=without_system(arrived.spec))
+        self.state.ledger.keep(f"arrived/{arrived.spec.segment_id}", told)
 
     def apply_next(self) -> bool:
         """Apply the next result; return False where there is none to apply yet."""
-        if not self._arrived or (self.state.settings.lockstep and self._next_to_apply not in self._arrived):
+        segment_id = (
+            min(self._arrived, default=None) if self.state.settings.lockstep else next(iter(self._arrived), None)
+        )
+        # In lockstep each waits for those before it; one that was run again later has none before it.
+        if segment_id is None or (self.state.settings.lockstep and segment_id > self.next_to_apply):
             return False
-        segment_id = self._next_to_apply if self.state.settings.lockstep else next(iter(self._arrived))
-        spec, result = self._arrived.pop(segment_id)
-        self._next_to_apply += 1
-        self._n_pending -= 1
-        self._leave_bundle(segment_id)
-        start = self._origins.pop(segment_id)
-        if result is not None:
-            self.apply(spec, result)
-            self.state.counts.steered += start.steered
-        elif spec.attempt >= self.state.settings.max_attempts:
-            self.quarantine(start)
-        self.idle.append(self.walkers[spec.walker_id])
+        arrived = self._arrived.pop(segment_id)
+        self.state.ledger.forget(f"arrived/{segment_id}")
+        self.next_to_apply += segment_id == self.next_to_apply or not self.state.settings.lockstep
+        self._expect_no_more(segment_id)
+        walker = self.walkers[arrived.spec.walker_id]
+        if arrived.result is not None:
+            self.apply(arrived.spec, arrived.result)
+            self.state.counts.steered += arrived.start.steered
+        elif arrived.verdict == "systematic":
+            self.quarantine(arrived.start)
+        if walker.segment_id == segment_id:
+            self._rest(walker)
         return True
 
-    def _leave_bundle(self, segment_id: int) -> None:
+    def _rest(self, walker: Walker) -> None:
+        """Let a walker wait for its next segment."""
+        walker.segment_id = None
+        self.turn += 1
+        self.idle.append(walker)
+        at_basis = self.basis.index(walker.own) if walker.own.parent_id is None else None
+        own = walker.own if at_basis is None else None
+        self.state.ledger.keep(f"walker/{walker.walker_id}", {"turn": self.turn, "basis": at_basis, "own": own})
+
+    def _expect_no_more(self, segment_id: int) -> None:
+        self._n_pending -= 1
         bundle = self._bundle_of.pop(segment_id)
         self._left_in[bundle] -= 1
         if not self._left_in[bundle]:
@@ -227,14 +305,18 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         if result.trajectory is not None:
             self.state.ledger.add_artifact(spec.segment_id, "trajectory", result.trajectory)
         walker = self.walkers[spec.walker_id]
-        end = Start(result.end, 0, spec.segment_id, result.n_frames - 1)
+        if walker.segment_id == spec.segment_id:
+            self._move_on(walker, Start(result.end, 0, spec.segment_id, result.n_frames - 1))
+        if self.state.settings.infer_every:
+            self.state.hold(result.frames, ("unobserved", spec.segment_id))
+            self.state.frames_to_look_at.append((spec.segment_id, result.frames))
+            self.state.ledger.keep(f"frames/{spec.segment_id}", result.frames)
+
+    def _move_on(self, walker: Walker, end: Start) -> None:
         self.state.hold(end.ref, ("walker", walker.walker_id))
         if walker.own.parent_id is not None:
             self.state.release([walker.own.ref], ("walker", walker.walker_id))
         walker.own = end
-        if self.state.settings.infer_every:
-            self.state.hold(result.frames, ("unobserved", spec.segment_id))
-            self.state.frames_to_look_at.append((spec.segment_id, result.frames))
 
     def inputs(self, spec: SegmentSpec) -> Iterable[Ref]:
         """Return the start; the system is held as long as the campaign."""
@@ -243,6 +325,10 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
     def outputs(self, result: SegmentResult) -> Iterable[Ref]:
         """Return frames and end state."""
         return (result.frames, result.end)
+
+    def files(self, result: SegmentResult) -> Iterable[FileRecord]:
+        """Return the trajectory."""
+        return () if result.trajectory is None else (result.trajectory,)
 
     def info(self, spec: SegmentSpec) -> dict[str, Any]:
         """Return ids, and what chose the start."""

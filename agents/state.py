@@ -5,14 +5,13 @@ An agent changes the state and fills the `Outbox`; the Thinker commits, then emp
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from tasks.messages import (
     Dynamics,
     EmbedSpec,
     EquilibrateSpec,
+    FileRecord,
     MoveSpec,
     Ref,
     SegmentSpec,
@@ -31,6 +31,12 @@ from tasks.messages import (
     Topic,
     TrainSpec,
 )
+
+# What learning goes on from.
+Learnt = Literal["model", "reference"]
+
+# Segment and frame that a segment starts at; where there is no segment, a basis state and its number.
+Origin = tuple[int | None, int | None]
 
 TaskSpec = EquilibrateSpec | SegmentSpec | EmbedSpec | TrainSpec | MoveSpec
 
@@ -85,28 +91,48 @@ class Start:
     novelty: float | None = None
 
     @property
-    def origin(self) -> tuple[int | None, int | None]:
+    def origin(self) -> Origin:
         """Segment and frame, by which a start is quarantined."""
         return self.parent_id, self.parent_frame
 
 
 @dataclass(slots=True)
 class Walker:
-    """A replica that advances by segments; ``own`` is where it would carry on."""
+    """A replica that advances by segments.
+
+    Attributes
+    ----------
+    own
+        Where it would carry on.
+    segment_id
+        What it runs; None while it is idle.
+    """
 
     walker_id: int
     own: Start
+    segment_id: int | None = None
 
 
 @dataclass(slots=True)
 class CandidateSet:
-    """Starts offered by an inference; ``number`` counts inferences."""
+    """Starts offered by an inference; ``number`` counts inferences.
+
+    Attributes
+    ----------
+    since
+        First segment that could begin at one of them.
+    """
 
     number: int
     ref: Ref
     ids: tuple[tuple[int, int], ...]
     scores: np.ndarray
     used: np.ndarray
+    since: int = 0
+
+    def told(self) -> dict[str, Any]:
+        """Return what the ledger keeps; how often each was used follows from the segments since."""
+        return {name: getattr(self, name) for name in ("number", "ref", "ids", "scores", "since")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +155,25 @@ def bundles(sends: Iterable[Send]) -> Iterator[list[Send]]:
 
 @dataclass(slots=True)
 class Outbox:
-    """What is to be done once the ledger has committed, in this order; ``notes`` are sentences for the screen."""
+    """What is to be done once the ledger has committed.
+
+    Attributes
+    ----------
+    notes
+        Sentences for the screen.
+    removals
+        Files that are not needed any more, relative to the run directory.
+    published, discarded
+        Files of results that were accepted, which are moved to their places, and of results that came too late.
+    """
 
     sends: list[Send] = field(default_factory=list)
     evictions: list[Ref] = field(default_factory=list)
     records: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     removals: list[str] = field(default_factory=list)
+    published: list[FileRecord] = field(default_factory=list)
+    discarded: list[FileRecord] = field(default_factory=list)
 
 
 class Holds:
@@ -167,18 +205,33 @@ class Holds:
 
     def drop_all(self) -> list[Ref]:
         """Let everything go, at the end."""
-        left = [ref for ref in self._holders if ref.data is None]
+        left = self.refs()
         self._holders.clear()
         self.evicted += len(left)
         return left
 
+    def recount(self, created: int) -> None:
+        """Go on from the figure of earlier processes: of so many objects, what is held now is left."""
+        self.created = created
+        self.evicted = created - len(self)
+
+    def refs(self) -> list[Ref]:
+        """Return what lies in stores and is needed."""
+        return [ref for ref in self._holders if ref.data is None]
+
     def __len__(self) -> int:
-        return sum(ref.data is None for ref in self._holders)
+        return len(self.refs())
 
 
 @dataclass(slots=True)
 class Counts:
-    """Running figures of a campaign; none of them grows with its length."""
+    """Running figures of a campaign; none of them grows with its length.
+
+    Attributes
+    ----------
+    first_started, last_ended
+        Of the segments of this process (UNIX seconds); those of earlier ones took ``span_before_s``.
+    """
 
     segments: int = 0
     steered: int = 0
@@ -190,6 +243,7 @@ class Counts:
     compute_s: dict[tuple[str, Topic], float] = field(default_factory=lambda: defaultdict(float))
     first_started: float | None = None
     last_ended: float | None = None
+    span_before_s: float = 0.0
     decisions_ms: deque[float] = field(default_factory=lambda: deque(maxlen=10_000))
     n_decisions: int = 0
     n_sent: Counter[Topic] = field(default_factory=Counter)
@@ -206,6 +260,14 @@ class CampaignState:
         Why no new segments are sent, once that is so.
     failure
         Why the campaign cannot go on, once that is so.
+    stores
+        Where data of the campaign may lie, by name.
+    find
+        Returns data of an earlier process where this one's topic reaches them; None if they are lost.
+    recover
+        Returns the newest model, or reference set, that the run directory holds whole, and its model version.
+    elapsed_before_s
+        Wall time that earlier processes of the campaign took.
     stopped
         Whether a person ended the campaign: then nothing at all is sent any more, not even a last inference.
     """
@@ -218,6 +280,7 @@ class CampaignState:
         molecule: Molecule,
         destinations: dict[Topic, Destination],
         ledger: Ledger,
+        stores: Mapping[str, StoreSpec],
     ) -> None:
         self.settings = settings
         self.policy = policy
@@ -225,14 +288,17 @@ class CampaignState:
         self.molecule = molecule
         self.destinations = destinations
         self.ledger = ledger
+        self.stores = stores
+        self.find: Callable[[Ref, Topic], Ref | None] = lambda ref, topic: ref
+        self.recover: Callable[[Learnt], tuple[Ref, int] | None] = lambda what: None
         self.lock = threading.RLock()
         self.rng = np.random.default_rng(settings.seed)
         self.outbox = Outbox()
         self.holds = Holds()
         self.proxies_left = 0
         self.counts = Counts()
-        self.target_segments = target_segments(settings, dynamics)
-        self.quarantine: set[tuple[int | None, int | None]] = set()
+        self.target_segments = settings.target_segments
+        self.quarantine: set[Origin] = set()
         self.candidates: CandidateSet | None = None
         self.frames_to_look_at: deque[tuple[int, Ref]] = deque()
         self.unobserved: deque[tuple[int, Ref]] = deque()
@@ -249,19 +315,20 @@ class CampaignState:
         self.failure: str | None = None
         self.stopped = False
         self.began = time.monotonic()
-        self._reference_files: deque[str] = deque()
-        self._next_segment_id = 0
-        self._next_other_id = FIRST_OTHER_ID
+        self.elapsed_before_s = 0.0
+        self.reference_files: deque[str] = deque()
+        self.next_segment_id = 0
+        self.next_other_id = FIRST_OTHER_ID
 
     def new_segment_id(self) -> int:
         """Return the next segment's id."""
-        self._next_segment_id += 1
-        return self._next_segment_id - 1
+        self.next_segment_id += 1
+        return self.next_segment_id - 1
 
     def new_task_id(self) -> int:
         """Return the next id of a task that is no segment."""
-        self._next_other_id += 1
-        return self._next_other_id - 1
+        self.next_other_id += 1
+        return self.next_other_id - 1
 
     def hold(self, ref: Ref, holder: object) -> None:
         """Keep data until ``holder`` lets go."""
@@ -274,9 +341,9 @@ class CampaignState:
 
     def retire_reference(self, newest: str) -> None:
         """Keep the file of the newest reference set and of the one before it; older ones serve nobody."""
-        self._reference_files.append(newest)
-        while len(self._reference_files) > 2:
-            oldest = self._reference_files.popleft()
+        self.reference_files.append(newest)
+        while len(self.reference_files) > 2:
+            oldest = self.reference_files.popleft()
             self.ledger.drop_artifact(oldest)
             self.outbox.removals.append(oldest)
 
@@ -284,6 +351,11 @@ class CampaignState:
         """Return what is to be done, and start a new list."""
         outbox, self.outbox = self.outbox, Outbox()
         return outbox
+
+    @property
+    def elapsed_s(self) -> float:
+        """Wall time of the campaign so far, over all its processes."""
+        return self.elapsed_before_s + time.monotonic() - self.began
 
     @property
     def quiet(self) -> bool:
@@ -300,14 +372,3 @@ class CampaignState:
         if self.failure is None:
             self.failure = reason
         self.end(reason)
-
-
-def target_segments(settings: Settings, dynamics: Dynamics) -> int | None:
-    """Return after how many segments the campaign has what it was asked for; None where only time ends it."""
-    limits = []
-    if settings.max_segments is not None:
-        limits.append(settings.max_segments)
-    if settings.max_ns is not None:
-        # Times are sums of binary fractions: do not run another segment for the last digit.
-        limits.append(math.ceil(1000 * settings.max_ns / dynamics.segment_ps - 1e-6))
-    return min(limits, default=None)

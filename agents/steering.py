@@ -5,16 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 from agents.equilibrate import EquilibrateAgent
 from agents.infer import InferAgent
+from agents.memory import remember
 from agents.move import MoveAgent
 from agents.simulate import SimulateAgent
 from agents.state import CampaignState, CandidateSet, Outbox
 from agents.topic import Outcome, TopicAgent
 from agents.train import TrainAgent
-from tasks.messages import Ref, Topic
+from campaign.ledger import Kind
+from tasks.messages import Cargo, Ref, Topic
+
+# Whose task of a kind is.
+KIND_TOPICS: dict[Kind, Topic] = {
+    "equilibrate": "equilibrate", "simulate": "simulate", "infer": "infer", "train": "train", "move": "move",
+}  # fmt: skip
 
 
 class Steering:
@@ -23,22 +29,34 @@ class Steering:
     Results change the state (`TopicAgent.handle`); then `_advance` lets each agent send what has become due: the
     freed slot first, learning after it. In lockstep learning comes first and slots wait for it, so that decisions do
     not depend on the clock.
+
+    Attributes
+    ----------
+    resumed
+        Whether this process goes on with a campaign that an earlier one began.
+    n_objects_before
+        Objects that were made in stores before this process began to send.
+    offers
+        Candidates on their way to where segments reach them, by number.
     """
 
     def __init__(self, state: CampaignState, basis: Ref) -> None:
         self.state = state
+        self.resumed = False
+        self.n_objects_before = 0
+        self.offers: dict[int, CandidateSet] = {}
         self.simulate = SimulateAgent(state, basis)
         self.equilibrate = EquilibrateAgent(state, self.simulate)
         self.infer = InferAgent(state)
         self.train = TrainAgent(state)
-        self.move = MoveAgent(state)
+        self.move = MoveAgent(state, self._deliver)
         self.agents: dict[Topic, TopicAgent] = {  # type: ignore[type-arg]  # each topic has types of its own
             agent.topic: agent for agent in (self.equilibrate, self.simulate, self.infer, self.train, self.move)
         }
 
     def begin(self) -> Outbox:
-        """Return the basis states to equilibrate, or else the first segments."""
-        return self._decide(self.equilibrate.begin)
+        """Return the basis states to equilibrate, or else the first segments; in a later process what was out."""
+        return self._decide(self._begin)
 
     def handle(self, topic: Topic, *outcomes: Outcome) -> Outbox:
         """Return what follows from the outcomes of a bundle, once the ledger has them."""
@@ -78,11 +96,20 @@ class Steering:
                     if change is not None:
                         change()
                     self._advance()
+                    remember(self)
                     return self.state.take_outbox()
             except BaseException:
                 # Decided and not committed: no later decision may send it.
                 self.state.take_outbox()
                 raise
+
+    def _begin(self) -> None:
+        if not self.resumed:
+            self.equilibrate.begin()
+            return
+        for task in self.state.ledger.open_tasks("ready"):
+            self.agents[KIND_TOPICS[task.kind]].take_up(task)
+        self.state.holds.recount(self.n_objects_before)
 
     def _stop(self, reason: str) -> None:
         self.state.stopped = True
@@ -125,10 +152,19 @@ class Steering:
             return
         while state.frames_to_look_at:
             segment_id, frames = state.frames_to_look_at.popleft()
-            self.move.bring(frames, "infer", partial(self._observe, segment_id, frames))
+            self.move.bring(("frames", segment_id), frames)
         while state.offered:
             offer = state.offered.popleft()
-            self.move.bring(offer.ref, "simulate", partial(self._offer, offer))
+            self.offers[offer.number] = offer
+            self.move.bring(("offer", offer.number), offer.ref)
+
+    def _deliver(self, cargo: Cargo, ref: Ref, reachable: Ref | None) -> None:
+        """Take what was to be brought from ``ref``, where its consumer reaches it."""
+        what, number = cargo
+        if what == "frames":
+            self._observe(number, ref, reachable)
+        else:
+            self._offer(self.offers.pop(number), reachable)
 
     def _observe(self, segment_id: int, frames: Ref, reachable: Ref | None) -> None:
         if reachable is not None:
@@ -136,16 +172,26 @@ class Steering:
             self.state.unobserved.append((segment_id, reachable))
         if reachable != frames:
             self.state.release([frames], ("unobserved", segment_id))
+            self._keep_frames(segment_id, reachable)
+
+    def _keep_frames(self, segment_id: int, reachable: Ref | None) -> None:
+        key = f"frames/{segment_id}"
+        if reachable is None:
+            self.state.ledger.forget(key)
+        else:
+            self.state.ledger.keep(key, reachable)
 
     def _offer(self, offer: CandidateSet, reachable: Ref | None) -> None:
         state = self.state
+        state.ledger.forget(f"offer/{offer.number}")
         # Moves of two offers may end in either order.
         newer = state.candidates is None or offer.number > state.candidates.number
         if reachable is not None and newer:
             state.hold(reachable, "candidates")
             if state.candidates is not None:
                 state.release([state.candidates.ref], "candidates")
-            state.candidates = replace(offer, ref=reachable)
+            state.candidates = replace(offer, ref=reachable, since=state.next_segment_id)
+            state.ledger.keep("candidates", state.candidates.told())
         state.release([offer.ref], "offered")
 
     def _check_clock(self, now: float) -> None:

@@ -18,6 +18,7 @@ from agents.steering import Steering
 from campaign.display import tell
 from campaign.faults import reach
 from campaign.trace import Traces
+from tasks.files import discard, publish
 from tasks.messages import Topic
 from tasks.transport import evict
 
@@ -83,7 +84,11 @@ class CampaignThinker(BaseThinker):
         try:
             return self._send(outbox)
         finally:
-            # The ledger has these results, so the traces tell them, whatever became of the queue.
+            # The ledger has these results, so files and traces tell them, whatever became of the queue.
+            if outbox.published:
+                reach("before-publish")
+            for file in outbox.published:
+                publish(self._run_dir, file)
             for topic, line in outbox.records:
                 self._traces.write(topic, line)
                 reach("after-trace")
@@ -108,6 +113,8 @@ class CampaignThinker(BaseThinker):
             reach("before-evict")
         for ref in outbox.evictions:
             evict(ref)
+        for file in outbox.discarded:
+            discard(self._run_dir, file)
         for name in outbox.removals:
             (self._run_dir / name).unlink(missing_ok=True)
 

@@ -6,16 +6,21 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from agents.attempts import Failure, Verdict, signature, verdict
 from agents.state import CampaignState, Destination, Send, TaskSpec
-from campaign.ledger import Kind, State
+from campaign.ledger import Kind, OpenTask, State
+from campaign.wire import decode, encode
 from tasks.messages import (
     EmbedResult,
+    EmbedSpec,
     EquilibrateResult,
+    EquilibrateSpec,
+    FileRecord,
     MoveResult,
     Ref,
     SegmentResult,
@@ -28,15 +33,6 @@ SpecT = TypeVar("SpecT", bound=TaskSpec)
 ResultT = TypeVar("ResultT", EquilibrateResult, SegmentResult, EmbedResult, TrainResult, MoveResult)
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why an attempt failed: a kind to count, a sentence, and the traceback for the ledger."""
-
-    kind: str
-    message: str
-    traceback: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +62,17 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class InFlight(Generic[SpecT]):
-    """A task that was sent and has not come back."""
+    """A task that was sent and has not come back.
+
+    Attributes
+    ----------
+    failures
+        Signatures of the attempts before that failed.
+    """
 
     spec: SpecT
     deadline: float
+    failures: tuple[tuple[str, str], ...] = ()
 
 
 class TopicAgent(ABC, Generic[SpecT, ResultT]):
@@ -80,7 +83,8 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
 
     topic: Topic
     kind: Kind
-    given_up_state: State = "fizzled"
+    spec_type: type[SpecT]
+    reruns = False
 
     def __init__(self, state: CampaignState) -> None:
         self.state = state
@@ -106,6 +110,10 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
     def outputs(self, result: ResultT) -> Iterable[Ref]:
         """Return the data a task made."""
 
+    def files(self, result: ResultT) -> Iterable[FileRecord]:
+        """Return the files a task left in the run directory."""
+        return ()
+
     @abstractmethod
     def info(self, spec: SpecT) -> dict[str, Any]:
         """Return what the trace tells of a task when it is sent."""
@@ -119,18 +127,73 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
         """Take a result in; its outputs are held by the task until this returns."""
 
     @abstractmethod
-    def given_up(self, spec: SpecT, failure: Failure) -> None:
-        """Go on without a task that failed in every attempt."""
+    def given_up(self, spec: SpecT, failure: Failure, verdict: Verdict) -> None:
+        """Go on without a task that failed; for good, or until the campaign is resumed (``again``)."""
+
+    def given_up_state(self, verdict: Verdict) -> State:
+        """Return what the ledger calls a task that is given up for good."""
+        return "fizzled"
 
     # What they share --------------------------------------------------------------------------------------------
 
-    def send(self, spec: SpecT, bundle: int | None = None) -> None:
+    def begin_task(self, spec: SpecT, bundle: int | None = None, **origin: Any) -> None:
+        """Record a new task and send it.
+
+        Parameters
+        ----------
+        origin
+            What `Ledger.add_task` takes besides.
+        """
+        ledger = self.state.ledger
+        told = encode(without_system(spec))
+        ledger.add_task(task_id(spec), self.kind, self.destination.executor, spec=told, **origin)
+        self.send(spec, bundle)
+
+    def take_up(self, task: OpenTask) -> None:
+        """Send again what was out when an earlier process of the campaign ended, or what is to run once more."""
+        spec = decode(self.spec_type, task.spec, self.state.stores)
+        found = self.found(self.renewed(replace(spec, attempt=task.attempts + 1)))
+        if found is None:
+            logger.warning("%s task %d cannot be sent again: its data are lost from their store", self.topic, task.id)
+            self.state.ledger.set_state(task.id, "fizzled")
+            self.not_recalled(spec)
+            return
+        self.state.ledger.set_state(task.id, "running")
+        failures = tuple(signature(*failure) for failure in task.failures)
+        self.send(found, self.recalled(task, found), failures)
+
+    def recalled(self, task: OpenTask, spec: SpecT) -> int | None:
+        """Get ready for a task of an earlier process; return the bundle that it travels in, if it does not alone."""
+        return None
+
+    def not_recalled(self, spec: SpecT) -> None:
+        """Go on without a task of an earlier process whose data are lost."""
+
+    def found(self, spec: SpecT) -> SpecT | None:
+        """Return a spec of an earlier process with its data where they lie now; None if they are lost."""
+        where = {ref: self.state.find(ref, self.topic) for ref in self.inputs(spec)}
+        if None in where.values():
+            return None
+        values = ((field.name, getattr(spec, field.name)) for field in fields(spec))
+        moved: dict[str, Any] = {
+            name: where[value] for name, value in values if isinstance(value, Ref) and value in where
+        }
+        return replace(spec, **moved)
+
+    def renewed(self, spec: SpecT) -> SpecT:
+        """Return a spec of an earlier process as this one sends it: same work, today's addresses."""
+        here: dict[str, Any] = {"store": self.destination.store, "run_dir": self.destination.run_dir}
+        here["system"] = self.state.molecule.refs["infer" if self.topic == "infer" else "simulate"]
+        known = {field.name for field in fields(spec)}
+        return replace(spec, **{name: value for name, value in here.items() if name in known})
+
+    def send(self, spec: SpecT, bundle: int | None = None, failures: tuple[tuple[str, str], ...] = ()) -> None:
         """Record an attempt and put it in the outbox; those of one bundle are put there one after the other."""
         self.state.ledger.begin_attempt(task_id(spec), spec.attempt, self.destination.site)
         for ref in self.inputs(spec):
             self.state.hold(ref, ("task", task_id(spec)))
         deadline = time.monotonic() + self.state.settings.task_timeout
-        self.in_flight[task_id(spec)] = InFlight(spec, deadline)
+        self.in_flight[task_id(spec)] = InFlight(spec, deadline, failures)
         self.state.counts.n_sent[self.topic] += 1
         destination = self.destination
         info = {
@@ -154,10 +217,11 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
             return
         self._note(outcome, outcome.failure.kind if outcome.failure else "success")
         if outcome.failure is not None:
-            self._failed(flight.spec, outcome.failure)
+            self._failed(flight, outcome.failure)
             return
         del self.in_flight[outcome.task_id]
-        self.state.ledger.set_state(outcome.task_id, "complete")
+        self.state.ledger.complete(outcome.task_id)
+        self.state.outbox.published += self.files(outcome.value)
         for ref in self.outputs(outcome.value):
             self.state.hold(ref, ("task", outcome.task_id))
         self._count_compute(outcome)
@@ -184,23 +248,24 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
             self.state.ledger.end_attempt(
                 task_id(flight.spec), flight.spec.attempt, failure.kind, error=failure.message
             )
-            self._failed(flight.spec, failure)
+            self._failed(flight, failure)
 
-    def _failed(self, spec: SpecT, failure: Failure) -> None:
+    def _failed(self, flight: InFlight[SpecT], failure: Failure) -> None:
+        spec, failures = flight.spec, (*flight.failures, failure.signature)
         self.state.counts.failures[failure.kind] += 1
         logger.warning(
             "%s task %d, attempt %d: %s: %s", self.topic, task_id(spec), spec.attempt, failure.kind, failure.message
         )
         del self.in_flight[task_id(spec)]
-        if spec.attempt < self.state.settings.max_attempts and self.state.ending is None:
-            self.send(replace(spec, attempt=spec.attempt + 1))
+        judged = verdict(failures, self.state.settings.max_attempts)
+        if judged == "again" and self.state.ending is None:
+            self.send(replace(spec, attempt=spec.attempt + 1), failures=failures)
             return
-        if self.state.ending is not None and spec.attempt < self.state.settings.max_attempts:
-            self.state.ledger.set_state(task_id(spec), "ready")
-        else:
-            self.state.ledger.set_state(task_id(spec), self.given_up_state)
-        self.given_up(spec, failure)
-        self.state.release(self.inputs(spec), ("task", task_id(spec)))
+        self.state.ledger.set_state(task_id(spec), "ready" if judged == "again" else self.given_up_state(judged))
+        self.given_up(spec, failure, judged)
+        # What a later process goes on with, or what a person may let run again, keeps its inputs.
+        if judged != "again" and not self.reruns:
+            self.state.release(self.inputs(spec), ("task", task_id(spec)))
 
     def _note(self, outcome: Outcome, word: str) -> None:
         """Write an attempt's end and its trace line."""
@@ -209,7 +274,7 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
             outcome.task_id,
             outcome.attempt,
             word,
-            error=None if failure is None else f"{failure.message}\n{failure.traceback or ''}".strip(),
+            error=None if failure is None else failure.told,
             host=outcome.host,
             worker=outcome.worker,
         )
@@ -226,6 +291,7 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
         self.state.ledger.mark_late(outcome.task_id, outcome.attempt, host=outcome.host, worker=outcome.worker)
         self._trace(outcome)
         if outcome.value is not None:
+            self.state.outbox.discarded += self.files(outcome.value)
             for ref in self.outputs(outcome.value):
                 self.state.hold(ref, "late")
                 self.state.release([ref], "late")
@@ -238,6 +304,13 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
 def task_id(spec: TaskSpec) -> int:
     """Return a task's id in the ledger."""
     return spec.segment_id if isinstance(spec, SegmentSpec) else spec.task_id
+
+
+def without_system(spec: SpecT) -> SpecT:
+    """Return a spec as the ledger keeps it: every process ships the system anew."""
+    if isinstance(spec, SegmentSpec | EquilibrateSpec | EmbedSpec):
+        return replace(spec, system=Ref(spec.store, data=b""))
+    return spec
 
 
 def task_seed(campaign_seed: int, task_id: int) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
-from agents.topic import Failure, TopicAgent
-from tasks.messages import Ref, TrainResult, TrainSpec
+from agents.attempts import Failure, Verdict
+from agents.topic import TopicAgent
+from tasks.messages import FileRecord, Ref, TrainResult, TrainSpec
 
 logger = logging.getLogger(__name__)
 
@@ -17,6 +19,7 @@ class TrainAgent(TopicAgent[TrainSpec, TrainResult]):
 
     topic = "train"
     kind = "train"
+    spec_type = TrainSpec
 
     def refine(self) -> None:
         """Send a training if enough segments were looked at since the last, all with the present version."""
@@ -28,8 +31,7 @@ class TrainAgent(TopicAgent[TrainSpec, TrainResult]):
             return
         state.trained_at = state.observed_segments
         task_id = state.new_task_id()
-        state.ledger.add_task(task_id, self.kind, self.destination.executor)
-        self.send(
+        self.begin_task(
             TrainSpec(
                 task_id=task_id,
                 attempt=1,
@@ -49,6 +51,12 @@ class TrainAgent(TopicAgent[TrainSpec, TrainResult]):
     def _wanted(self) -> bool:
         return self.state.policy.learns and not self.state.settings.no_retrain and self.state.ending is None
 
+    def found(self, spec: TrainSpec) -> TrainSpec | None:
+        """Return an earlier process' spec, on today's reference set and model where its own are gone."""
+        reference = self.state.find(spec.reference, "train") or self.state.reference
+        model = (spec.model and self.state.find(spec.model, "train")) or self.state.model
+        return None if reference is None else replace(spec, reference=reference, model=model)
+
     def succeeded(self, spec: TrainSpec, result: TrainResult) -> None:
         """Use the new version from the next inference on."""
         state = self.state
@@ -56,6 +64,7 @@ class TrainAgent(TopicAgent[TrainSpec, TrainResult]):
         if state.model is not None:
             state.release([state.model], "model")
         state.model, state.model_version = result.model, result.model_version
+        state.ledger.keep("model", result.model)
         if result.model_file is not None:
             state.ledger.add_artifact(spec.task_id, "model", result.model_file)
         losses = ", ".join(f"{name} {values[-1]:.3g}" for name, values in result.losses.items())
@@ -70,7 +79,7 @@ class TrainAgent(TopicAgent[TrainSpec, TrainResult]):
             covered,
         )
 
-    def given_up(self, spec: TrainSpec, failure: Failure) -> None:
+    def given_up(self, spec: TrainSpec, failure: Failure, verdict: Verdict) -> None:
         """Go on with the present version, unless the campaign was asked for more of them."""
         if self.state.ending is None and self.state.model_version < self.state.settings.min_model_versions:
             self.state.fail(f"training failed {spec.attempt} times: {failure.message}")
@@ -82,6 +91,10 @@ class TrainAgent(TopicAgent[TrainSpec, TrainResult]):
     def outputs(self, result: TrainResult) -> Iterable[Ref]:
         """Return the new weights."""
         return (result.model,)
+
+    def files(self, result: TrainResult) -> Iterable[FileRecord]:
+        """Return the weights' file."""
+        return () if result.model_file is None else (result.model_file,)
 
     def info(self, spec: TrainSpec) -> dict[str, Any]:
         """Return the version to be made."""

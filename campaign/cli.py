@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal, get_args
@@ -30,12 +30,21 @@ from campaign.settings import FORCE_FIELDS, GROUPS, MOLECULE, SOLVENT, Settings
 from policies import measure
 from tasks.errors import BadInput
 
-Verb = Literal["start", "probe"]
+Verb = Literal["start", "resume", "rerun", "status", "probe"]
+
+# These are about a campaign that is there already, whose directory comes first.
+_OF_A_RUN: frozenset[Verb] = frozenset({"resume", "rerun", "status"})
 
 _PURPOSE: dict[Verb, str] = {
     "start": "Run a campaign: dynamics that a model steers while it learns from them.",
+    "resume": "Go on with a campaign, whatever ended it; limits and sites may be others.",
+    "rerun": "Let segments that were given up run again, when the campaign is resumed.",
+    "status": "Tell how a campaign stands, or all campaigns in a folder, and change nothing.",
     "probe": "Ask every executor for its versions, devices and free disk, and send no work.",
 }
+
+
+_CALL: dict[Verb, str] = {"start": "[start]", "resume": "resume RUN", "rerun": "rerun RUN", "status": "status RUN"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +59,34 @@ class Command:
         Whether the answer is to be JSON.
     dry_run
         Whether to say what a start would take, and start nothing.
+    run
+        The campaign that a verb is about, or a folder of several.
+    flags
+        Settings that were given for a campaign that is there already.
+    segments
+        Of these only.
     """
 
     verb: Verb
-    settings: Settings
+    settings: Settings | None = None
     run_dir: Path | None = None
     json: bool = False
     dry_run: bool = False
+    run: Path | None = None
+    flags: Mapping[str, object] = field(default_factory=dict)
+    segments: tuple[int, ...] = ()
+
+    @property
+    def campaign(self) -> Settings:
+        """The settings of a new campaign."""
+        assert self.settings is not None  # as every verb has them that begins one
+        return self.settings
+
+    @property
+    def named(self) -> Path:
+        """The campaign that is there already."""
+        assert self.run is not None  # as every verb has one that is about it
+        return self.run
 
 
 class _Switch(argparse.Action):
@@ -84,7 +114,10 @@ def parse(argv: Sequence[str]) -> Command:
         For anything that cannot be used, in one sentence.
     """
     verb, rest = _split_verb(argv)
+    run, rest = _split_run(verb, rest)
     given = _read_flags(verb, rest)
+    if run is not None:
+        return _about_a_run(verb, run, given)
     run_dir, config = given.pop("run_dir", None), given.pop("config", None)
     as_json, dry_run = bool(given.pop("json", False)), bool(given.pop("dry_run", False))
     if verb == "start" and as_json and not dry_run:
@@ -105,6 +138,30 @@ def _split_verb(argv: Sequence[str]) -> tuple[Verb, Sequence[str]]:
         if argv[0] == verb:
             return verb, argv[1:]
     raise BadInput(f"{shown(argv[0])} is no verb: give {' or '.join(get_args(Verb))}, or flags only")
+
+
+def _split_run(verb: Verb, argv: Sequence[str]) -> tuple[Path | None, Sequence[str]]:
+    if verb not in _OF_A_RUN or "-h" in argv or "--help" in argv:
+        return None, argv
+    if not argv or argv[0].startswith("-"):
+        raise BadInput(f"{verb} is about a campaign and none is named: give its run directory after the verb")
+    return Path(argv[0]).absolute(), argv[1:]
+
+
+def _about_a_run(verb: Verb, run: Path, given: dict[str, object]) -> Command:
+    as_json, failed = bool(given.pop("json", False)), bool(given.pop("failed", False))
+    segments = given.pop("segment", [])
+    assert isinstance(segments, list)
+    if verb == "rerun" and failed == bool(segments):
+        raise BadInput("rerun takes either --failed or --segment ID: give one of them")
+    flags = {name: _typed(name, value) for name, value in given.items()}
+    return Command(verb, None, json=as_json, run=run, flags=flags, segments=tuple(map(_segment_id, segments)))
+
+
+def _segment_id(text: str) -> int:
+    if not text.isdecimal():
+        raise BadInput(f"--segment {shown(text)} is no segment: give its id, a whole number from 0")
+    return int(text)
 
 
 def _read_flags(verb: Verb, argv: Sequence[str]) -> dict[str, object]:
@@ -179,7 +236,7 @@ def _typed(name: str, value: object) -> object:
 def _parser(verb: Verb) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="run.py",
-        usage=f"python run.py {'[start]' if verb == 'start' else verb} [FLAGS]",
+        usage=f"python run.py {_CALL.get(verb, verb)} [FLAGS]",
         description=_PURPOSE[verb],
         epilog="Verbs: " + " ".join(f"{name}: {purpose}" for name, purpose in _PURPOSE.items()),
         argument_default=argparse.SUPPRESS,
@@ -188,20 +245,26 @@ def _parser(verb: Verb) -> argparse.ArgumentParser:
         exit_on_error=False,
     )
     _add_general_flags(parser, verb)
+    if verb in ("rerun", "status"):
+        return parser
     groups = {title: parser.add_argument_group(title) for title in GROUPS}
-    for name, field in Settings.model_fields.items():
-        _add_setting(groups[note(field, "group")], name, field)
+    for name, setting in Settings.model_fields.items():
+        _add_setting(groups[note(setting, "group")], name, setting)
     return parser
 
 
 def _add_general_flags(parser: argparse.ArgumentParser, verb: Verb) -> None:
     general = parser.add_argument_group("general")
     general.add_argument("-h", "--help", action="help", help="show this help and exit")
-    general.add_argument(
-        "--config",
-        metavar="FILE",
-        help="YAML file (or params.json of a run) with any of the settings below; flags win",
-    )
+    if verb == "rerun":
+        general.add_argument("--segment", action="append", metavar="ID", help="this segment; may be repeated")
+        general.add_argument("--failed", action="store_true", help="all tasks that were given up")
+    if verb in ("start", "probe"):
+        general.add_argument(
+            "--config",
+            metavar="FILE",
+            help="YAML file (or params.json of a run) with any of the settings below; flags win",
+        )
     if verb == "start":
         general.add_argument(
             "--run-dir", metavar="DIR", help="run directory, which must not exist (default: a new one in runs/)"
@@ -211,9 +274,10 @@ def _add_general_flags(parser: argparse.ArgumentParser, verb: Verb) -> None:
             action="store_true",
             help="only say what the campaign would take: segments, bytes, wall time from a short timing",
         )
-    general.add_argument(
-        "--json", action="store_true", help=f"answer in JSON{' (with --dry-run)' if verb == 'start' else ''}"
-    )
+    if verb in ("start", "status", "probe"):
+        general.add_argument(
+            "--json", action="store_true", help=f"answer in JSON{' (with --dry-run)' if verb == 'start' else ''}"
+        )
 
 
 def _add_setting(group: argparse._ArgumentGroup, name: str, field: FieldInfo) -> None:

@@ -6,7 +6,10 @@ import os
 import signal
 from collections import Counter
 
-POINTS = ("before-commit", "after-commit", "after-send", "before-evict", "after-trace", "before-summary")
+POINTS = (
+    "before-commit", "after-commit", "after-send", "before-evict", "before-publish", "after-trace", "before-park",
+    "after-park", "before-summary",
+)  # fmt: skip
 
 _passages: Counter[str] = Counter()
 

@@ -1,7 +1,8 @@
 """The ledger: every task, attempt and artifact of a campaign, committed before anything is acknowledged.
 
 One SQLite file. A decision (a result, and the tasks that follow from it) is one transaction, so whatever dies, the
-file tells one consistent story.
+file tells one consistent story. Beside that story it keeps what a later process needs to go on: of every task that is
+not done its spec, and under names (`keep`) what the agents know.
 """
 
 from __future__ import annotations
@@ -10,15 +11,19 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from campaign.faults import reach
-from tasks.messages import FileRecord
+from campaign.filesystem import network_file_system
+from campaign.wire import Address, addresses, encode, readdress
+from tasks.errors import BadInput
+from tasks.messages import FileRecord, Ref
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Kind = Literal["equilibrate", "simulate", "infer", "train", "move", "gather", "hook"]
 State = Literal["waiting", "ready", "running", "computed", "complete", "fizzled", "quarantined"]
@@ -27,13 +32,17 @@ ArtifactKind = Literal["trajectory", "end_state", "reference", "model", "archive
 # A segment's id is its task's id, from 0 without gaps; tasks of other kinds are numbered from here.
 FIRST_OTHER_ID = 2**40
 
+# How an attempt may end that is nobody's failure: its process ended, or it came back after it was given up.
+NO_FAILURES = ("success", "abandoned")
+
 _SCHEMA = """
 CREATE TABLE task (
     id INTEGER PRIMARY KEY, kind TEXT NOT NULL, state TEXT NOT NULL, category TEXT NOT NULL,
     parent_id INTEGER, parent_frame INTEGER, iteration INTEGER NOT NULL, created REAL NOT NULL,
-    walker_id INTEGER, steered INTEGER
+    walker_id INTEGER, steered INTEGER, novelty REAL, spec TEXT
 );
 CREATE INDEX task_kind_state ON task (kind, state);
+CREATE INDEX task_open ON task (state) WHERE spec IS NOT NULL;
 CREATE TABLE attempt (
     task_id INTEGER NOT NULL REFERENCES task (id), number INTEGER NOT NULL, site TEXT NOT NULL,
     host TEXT, worker TEXT, started REAL NOT NULL, ended REAL, outcome TEXT, error TEXT,
@@ -48,26 +57,71 @@ CREATE TABLE record (
     id INTEGER PRIMARY KEY, topic TEXT NOT NULL, task_id INTEGER NOT NULL, number INTEGER NOT NULL,
     line TEXT NOT NULL
 );
+CREATE TABLE kept (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, value TEXT NOT NULL);
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
+
+_FORGOTTEN = object()
+
+_KEEP = "INSERT INTO kept (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTask:
+    """A task that is not done.
+
+    Attributes
+    ----------
+    spec
+        As it was given to `Ledger.add_task`.
+    attempts
+        How many there were.
+    failures
+        Of these the failed ones, oldest first: kind and error.
+    """
+
+    id: int
+    kind: Kind
+    state: State
+    steered: bool
+    novelty: float | None
+    spec: str
+    attempts: int
+    failures: tuple[tuple[str, str | None], ...]
 
 
 class Ledger:
     """Write access to a campaign's ledger; safe to use from several threads.
 
+    Where the file lies on a network file system, which has no shared memory between hosts, a rollback journal takes
+    the place of the write-ahead log, and every commit is synced.
+
     Parameters
     ----------
     path
         The file; made, with its schema, if it is not there.
+
+    Raises
+    ------
+    BadInput
+        When the file is no ledger, damaged, or of another version.
     """
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
+        self._unsaved: dict[str, object] = {}
         fresh = not path.exists()
+        if not fresh:
+            check_ledger(path)
+        self.network = network_file_system(path)
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        # In WAL mode NORMAL survives the death of any process; only a power cut can lose the last commits.
-        self._db.execute("PRAGMA synchronous=NORMAL")
+        if self.network is None:
+            self._db.execute("PRAGMA journal_mode=WAL")
+            # In WAL mode NORMAL survives the death of any process; only a power cut can lose the last commits.
+            self._db.execute("PRAGMA synchronous=NORMAL")
+        else:
+            self._db.execute("PRAGMA journal_mode=DELETE")
+            self._db.execute("PRAGMA synchronous=FULL")
         if fresh:
             with self.transaction():
                 for statement in _SCHEMA.split(";"):
@@ -81,9 +135,11 @@ class Ledger:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._save_kept()
                 reach("before-commit")
                 self._db.execute("COMMIT")
             except BaseException:
+                self._unsaved.clear()
                 # On a full disk SQLite may have rolled back by itself.
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
@@ -101,11 +157,14 @@ class Ledger:
         iteration: int = 0,
         walker_id: int | None = None,
         steered: bool | None = None,
+        novelty: float | None = None,
+        spec: str | None = None,
     ) -> None:
-        """Record a task that is about to be sent."""
+        """Record a task that is about to be sent, with all that is needed to send it again."""
+        origin = (parent_id, parent_frame, iteration, time.time(), walker_id, steered, novelty)
         self._db.execute(
-            "INSERT INTO task VALUES (?, ?, 'running', ?, ?, ?, ?, ?, ?, ?)",
-            (task_id, kind, category, parent_id, parent_frame, iteration, time.time(), walker_id, steered),
+            "INSERT INTO task VALUES (?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (task_id, kind, category, *origin, spec),
         )
 
     def begin_attempt(self, task_id: int, number: int, site: str) -> None:
@@ -144,6 +203,10 @@ class Ledger:
         """Move a task to another state."""
         self._db.execute("UPDATE task SET state = ? WHERE id = ?", (state, task_id))
 
+    def complete(self, task_id: int) -> None:
+        """Record that a task is done: it will not be sent again."""
+        self._db.execute("UPDATE task SET state = 'complete', spec = NULL WHERE id = ?", (task_id,))
+
     def add_artifact(self, task_id: int, kind: ArtifactKind, file: FileRecord) -> None:
         """Record a file that a task left in the run directory."""
         self._db.execute(
@@ -169,11 +232,167 @@ class Ledger:
             )
             self._db.execute("UPDATE task SET state = 'ready' WHERE state = 'running'")
 
+    def state_of(self, task_id: int) -> State | None:
+        """Return the state of a task; None where there is none of that id."""
+        row = self._db.execute("SELECT state FROM task WHERE id = ?", (task_id,)).fetchone()
+        return None if row is None else row[0]
+
+    def give_up(self, segment_id: int, reason: str) -> None:
+        """Take back that a segment is complete."""
+        self.set_state(segment_id, "fizzled")
+        self._db.execute("DELETE FROM artifact WHERE task_id = ? AND kind = 'trajectory'", (segment_id,))
+        self._db.execute(
+            "UPDATE attempt SET outcome = 'lost', error = ? WHERE task_id = ? AND outcome = 'success'",
+            (reason, segment_id),
+        )
+        told = self.kept("state")[""]
+        self.keep("state", {**told, "segments": told["segments"] - 1})
+
+    def open_tasks(self, *states: State) -> list[OpenTask]:
+        """Return the tasks in these states whose spec is known, in the order of their ids."""
+        marks = ", ".join("?" * len(states))
+        rows = self._db.execute(
+            f"SELECT id, kind, state, steered, novelty, spec FROM task WHERE state IN ({marks})"
+            " AND spec IS NOT NULL ORDER BY id",
+            states,
+        ).fetchall()
+        return [
+            OpenTask(task_id, kind, state, bool(steered), novelty, spec, *self._attempts(task_id))
+            for task_id, kind, state, steered, novelty, spec in rows
+        ]
+
+    def _attempts(self, task_id: int) -> tuple[int, tuple[tuple[str, str | None], ...]]:
+        rows = self._db.execute(
+            "SELECT number, outcome, error FROM attempt WHERE task_id = ? ORDER BY number", (task_id,)
+        ).fetchall()
+        failures = [(outcome, error) for _, outcome, error in rows if outcome and outcome not in NO_FAILURES]
+        return max((number for number, *_ in rows), default=0), tuple(failures)
+
+    def quarantined(self, kind: Kind) -> set[tuple[int | None, int | None]]:
+        """Return where quarantined tasks of a kind began: segment and frame."""
+        told = "SELECT DISTINCT parent_id, parent_frame FROM task WHERE kind = ? AND state = 'quarantined'"
+        return set(self._db.execute(told, (kind,)).fetchall())
+
+    def chosen_since(self, segment_id: int) -> dict[tuple[int, int], int]:
+        """Return how often each frame was chosen as a start by segments from ``segment_id`` on."""
+        told = (
+            "SELECT parent_id, parent_frame, count(*) FROM task"
+            f" WHERE id >= ? AND id < {FIRST_OTHER_ID} AND steered GROUP BY parent_id, parent_frame"
+        )
+        return {(parent, frame): n for parent, frame, n in self._db.execute(told, (segment_id,))}
+
+    def artifacts(self, *kinds: ArtifactKind) -> list[FileRecord]:
+        """Return the files of these kinds, in the order in which they were recorded."""
+        marks = ", ".join("?" * len(kinds))
+        rows = self._db.execute(
+            f"SELECT path, sha256, bytes FROM artifact WHERE kind IN ({marks}) ORDER BY id", kinds
+        )
+        return [FileRecord(*row) for row in rows]
+
+    def records(self, topic: str) -> Iterator[str]:
+        """Yield the trace lines of a topic, in the order of their commits."""
+        with closing(self._db.execute("SELECT line FROM record WHERE topic = ? ORDER BY id", (topic,))) as rows:
+            for (line,) in rows:
+                yield line
+
+    def n_records(self, topic: str) -> int:
+        """Return how many trace lines a topic has."""
+        return int(self._db.execute("SELECT count(*) FROM record WHERE topic = ?", (topic,)).fetchone()[0])
+
+    def keep(self, key: str, value: object) -> None:
+        """Keep messages or plain data for a later process, under a name; written when the transaction commits."""
+        self._unsaved[key] = value
+
+    def forget(self, key: str) -> None:
+        """Keep it no more."""
+        self._unsaved[key] = _FORGOTTEN
+
+    def kept(self, prefix: str = "") -> dict[str, Any]:
+        """Return what is kept under names that begin so, by the rest of the name, in the order of first keeping."""
+        rows = self._db.execute("SELECT key, value FROM kept WHERE key GLOB ? || '*' ORDER BY id", (prefix,))
+        return {key.removeprefix(prefix): json.loads(value) for key, value in rows}
+
+    def referenced(self) -> set[Address]:
+        """Return the addresses of all data that a later process needs."""
+        return {address for _, _, told in self._tellings() for address in addresses(told)}
+
+    def readdress(self, moved: Mapping[Address, Ref]) -> None:
+        """Note that data lie elsewhere now."""
+        for table, row, told in self._tellings():
+            after = readdress(told, moved)
+            if after != told:
+                column = "value" if table == "kept" else "spec"
+                self._db.execute(f"UPDATE {table} SET {column} = ? WHERE id = ?", (after, row))
+
+    def _tellings(self) -> list[tuple[str, int, str]]:
+        kept = self._db.execute("SELECT 'kept', id, value FROM kept").fetchall()
+        return [*kept, *self._db.execute("SELECT 'task', id, spec FROM task WHERE spec IS NOT NULL").fetchall()]
+
+    def _save_kept(self) -> None:
+        for key, value in self._unsaved.items():
+            if value is _FORGOTTEN:
+                self._db.execute("DELETE FROM kept WHERE key = ?", (key,))
+            else:
+                self._db.execute(_KEEP, (key, encode(value)))
+        self._unsaved.clear()
+
     def set_meta(self, key: str, value: object) -> None:
         """Keep a value of the campaign as a whole."""
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
+
+    def meta(self) -> dict[str, Any]:
+        """Return the values of the campaign as a whole."""
+        return _meta(self._db)
 
     def close(self) -> None:
         """Close the file; the write-ahead log is folded into it."""
         with self._lock:
             self._db.close()
+
+
+@contextmanager
+def read_ledger(path: Path) -> Iterator[sqlite3.Connection]:
+    """Lend a connection that cannot write, also while the campaign runs.
+
+    Raises
+    ------
+    BadInput
+        When the file is missing, no ledger, or of a version that is not known.
+    """
+    if not path.is_file():
+        raise BadInput(f"{path.parent} is no run: it has no {path.name}; name the directory of a campaign")
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)) as db:
+            version = _meta(db).get("schema_version")
+            if not isinstance(version, int) or version > SCHEMA_VERSION:
+                raise BadInput(
+                    f"ledger {path} has schema {version}, and this Wayfinder knows up to {SCHEMA_VERSION}: "
+                    "use the version that wrote it, or a newer one"
+                )
+            yield db
+    except sqlite3.Error as error:
+        raise BadInput(f"ledger {path} cannot be read ({error}): restore it from a copy") from error
+
+
+def check_ledger(path: Path) -> None:
+    """Refuse a ledger that no campaign can go on with, and change nothing in it.
+
+    Raises
+    ------
+    BadInput
+        When it is damaged, or of another version.
+    """
+    with read_ledger(path) as db:
+        version = _meta(db)["schema_version"]
+        if version < SCHEMA_VERSION:
+            raise BadInput(
+                f"ledger {path} has schema {version}, which keeps too little to go on with: use the version that "
+                "wrote it, or start a new campaign"
+            )
+        (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise BadInput(f"ledger {path} is damaged ({verdict}): restore it from a copy")
+
+
+def _meta(db: sqlite3.Connection) -> dict[str, Any]:
+    return {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM meta")}

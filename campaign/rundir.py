@@ -18,7 +18,12 @@ from typing import Any
 
 import psutil
 
-from tasks.errors import BadInput
+from tasks.errors import BadInput, TaskFailed
+from tasks.prepared import PreparedSystem
+from tasks.transport import pack, unpack
+
+# Without these a campaign cannot go on.
+LEDGER, PARAMS, SYSTEM, TOPOLOGY = "ledger.sqlite", "params.json", "system.safetensors", "topology.pdb"
 
 _VERSIONS_OF = (
     "colmena", "globus-compute-sdk", "MDAnalysis", "numpy", "OpenMM", "parsl", "proxystore", "redis", "scikit-learn",
@@ -74,10 +79,41 @@ class RunDirectory:
             raise
         return cls(path.resolve(), missing)
 
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """Return the directory of a campaign that was begun.
+
+        Raises
+        ------
+        BadInput
+            When it is none, or lacks what is needed to go on.
+        """
+        if not path.is_dir():
+            raise BadInput(f"{path} is no run directory: name the directory of a campaign")
+        lacking = [name for name in (LEDGER, PARAMS, SYSTEM, TOPOLOGY) if not (path / name).is_file()]
+        if lacking:
+            raise BadInput(f"{path} is no run that can go on: it has no {', '.join(lacking)}; name another directory")
+        return cls(path.resolve())
+
     @property
     def ledger(self) -> Path:
         """The ledger."""
-        return self.path / "ledger.sqlite"
+        return self.path / LEDGER
+
+    @property
+    def system(self) -> Path:
+        """The prepared system, as it is shipped."""
+        return self.path / SYSTEM
+
+    @property
+    def parked(self) -> Path:
+        """What a later process of the campaign goes on with; not there while one runs."""
+        return self.path / "parked"
+
+    @property
+    def redis(self) -> Path:
+        """Where a private Redis server keeps its data while it runs."""
+        return self.path / "redis"
 
     @property
     def equilibrated(self) -> Path:
@@ -94,16 +130,36 @@ class RunDirectory:
         """Where file stores lie unless the user names another place; empty after the run."""
         return self.path / "proxystore"
 
-    def write_inputs(self, params: dict[str, Any], topology_pdb: str) -> None:
-        """Write ``params.json`` (a file for ``--config``), ``host_info.json`` and ``topology.pdb``."""
-        self.write_json("params.json", params)
+    def write_inputs(self, params: dict[str, Any], prepared: PreparedSystem) -> None:
+        """Write settings (a file for ``--config``), what this host is, the topology, and the prepared system."""
+        self.write_json(PARAMS, params)
         self.write_json("host_info.json", host_info())
-        (self.path / "topology.pdb").write_text(topology_pdb)
+        self._write(TOPOLOGY, prepared.topology_pdb.encode())
+        self._write(SYSTEM, pack(prepared.to_arrays()))
+
+    def read_system(self) -> PreparedSystem:
+        """Return the prepared system.
+
+        Raises
+        ------
+        BadInput
+            When its file is damaged.
+        """
+        try:
+            return PreparedSystem.from_arrays(unpack(self.system.read_bytes()))
+        except (OSError, TaskFailed, KeyError, UnicodeDecodeError) as error:
+            raise BadInput(f"{self.system} is damaged ({error}): restore it from a copy") from error
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a file whole or not at all."""
+        self._write(name, json.dumps(content, indent=2).encode() + b"\n")
+
+    def _write(self, name: str, content: bytes) -> None:
         part = self.path / f".{name}.part"
-        part.write_text(json.dumps(content, indent=2) + "\n")
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(part, self.path / name)
 
     @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -455,6 +456,15 @@ class Settings(BaseModel):
             min_seconds=self.min_segment_seconds,
             precision=self.precision,
         )
+
+    @property
+    def target_segments(self) -> int | None:
+        """After how many segments the campaign has what it was asked for; None where only time ends it."""
+        limits = [] if self.max_segments is None else [self.max_segments]
+        if self.max_ns is not None:
+            # Times are sums of binary fractions: do not run another segment for the last digit.
+            limits.append(math.ceil(1000 * self.max_ns / self.dynamics("").segment_ps - 1e-6))
+        return min(limits, default=None)
 
     def as_config(self) -> dict[str, JsonValue]:
         """Return every setting for `params.json`; read back through ``--config`` it gives equal settings."""

@@ -1,14 +1,19 @@
-"""The campaign's stores: one of each kind it uses, emptied at the end, and nobody else's data touched."""
+"""The campaign's stores: one of each kind it uses, emptied at the end, and nobody else's data touched.
+
+What a later process needs is *parked* at the end: brought into a folder of the run directory, from which that process
+takes it, so that nothing stays on a server or in a shared folder.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 
 from campaign.rundir import missing_directories, remove_made
+from campaign.wire import Address, address
 from tasks.errors import BadInput
-from tasks.messages import StoreKind, StoreSpec, Topic
-from tasks.transport import clear, count_objects, open_store
+from tasks.messages import Ref, StoreKind, StoreSpec, Topic
+from tasks.transport import clear, evict, fetch, keys, open_store, ship
 
 
 class Stores:
@@ -18,8 +23,10 @@ class Stores:
     ----------
     kinds
         Kind of store of each topic.
-    run_id
-        Makes names unique, also on a shared server.
+    campaign_id
+        Makes names unique, also on a shared server; the same in every process of a campaign.
+    parked_dir
+        Folder of what is parked, in the run directory; made when something is.
     file_dir
         Directory of the file store: the run's own, for `sweep` removes it.
     redis
@@ -36,13 +43,15 @@ class Stores:
     def __init__(
         self,
         kinds: Mapping[Topic, StoreKind],
-        run_id: str,
+        campaign_id: str,
+        parked_dir: Path,
         threshold: int,
         file_dir: Path,
         redis: tuple[str, int] | None,
         globus_config: Path | None,
     ) -> None:
         self._made: list[Path] = []
+        self.left_in_place = False
         options: dict[StoreKind, tuple[tuple[str, str], ...]] = {"inline": ()}
         if "file" in kinds.values():
             self._made = missing_directories(file_dir)
@@ -57,11 +66,11 @@ class Stores:
             options["redis"] = (("hostname", redis[0]), ("port", str(redis[1])))
         if globus_config is not None:
             options["globus"] = (("config", str(globus_config)),)
-        specs = {
-            kind: StoreSpec(f"wayfinder-{run_id[:12]}", kind, options[kind], threshold)
-            for kind in set(kinds.values())
-        }
+        name = f"wayfinder-{campaign_id[:12]}"
+        specs = {kind: StoreSpec(f"{name}-{kind}", kind, options[kind], threshold) for kind in set(kinds.values())}
         self.of = {topic: specs[kind] for topic, kind in kinds.items()}
+        self.parked = StoreSpec(f"{name}-parked", "file", (("store_dir", str(parked_dir)),), threshold)
+        self.by_name = {spec.name: spec for spec in (*specs.values(), self.parked)}
 
     @property
     def specs(self) -> tuple[StoreSpec, ...]:
@@ -69,15 +78,38 @@ class Stores:
         return tuple(dict.fromkeys(self.of.values()))
 
     def remove(self) -> None:
-        """Remove the directories that were made for the file store, with what they hold."""
-        remove_made(self._made)
+        """Remove the directories that were made for the file store, unless something had to be left there."""
+        if not self.left_in_place:
+            remove_made(self._made)
 
-    def sweep(self) -> tuple[int, int]:
-        """Remove what killed attempts left behind; return how many objects that was, and how many are left."""
+    def park(self, refs: Iterable[Ref]) -> dict[Address, Ref]:
+        """Bring data into the run directory; return their new addresses, by the old ones.
+
+        Raises
+        ------
+        TaskFailed, OSError
+            When they cannot be read or written; the old ones are as they were.
+        """
+        return {address(ref): ship(fetch(ref), self.parked) for ref in refs if ref.store != self.parked}
+
+    def sweep(self, keep: Set[Address] = frozenset()) -> tuple[int, int]:
+        """Remove what killed attempts left behind; return how many objects that was, and how many are left.
+
+        Parameters
+        ----------
+        keep
+            What stays, and does not count as left.
+        """
         swept = left = 0
-        for spec in self.specs:
-            swept += count_objects(spec)
-            clear(spec)
-            left += count_objects(spec)
+        for spec in (*self.specs, self.parked):
+            found = keys(spec)
+            surplus = [key for key in found if (spec.name, key) not in keep]
+            if len(surplus) == len(found):
+                clear(spec)
+            else:
+                for key in surplus:
+                    evict(Ref(spec, key))
+            swept += len(surplus)
+            left += sum((spec.name, key) not in keep for key in keys(spec))
         open_store.cache_clear()
         return swept, left

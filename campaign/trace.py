@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from types import TracebackType
+
+from campaign.ledger import Ledger
+
+logger = logging.getLogger(__name__)
 
 FILES = {
     "equilibrate": "equilibration-results.jsonl",
@@ -13,6 +18,30 @@ FILES = {
     "train": "training-results.jsonl",
     "move": "move-results.jsonl",
 }
+
+
+def mend_traces(ledger: Ledger, folder: Path) -> None:
+    """Make trace files anew that do not tell what the ledger has committed."""
+    for topic, name in FILES.items():
+        lines = ledger.n_records(topic)
+        path = folder / name
+        if lines == (_count_lines(path) if path.exists() else 0):
+            continue
+        logger.info("%s is made anew from the ledger", name)
+        part = path.with_name(f".{name}.part")
+        with part.open("w") as file:
+            file.writelines(f"{line}\n" for line in ledger.records(topic))
+        part.replace(path)
+
+
+def _count_lines(path: Path) -> int | None:
+    """Return the number of lines; None where the last is not whole."""
+    lines, whole = 0, True
+    with path.open("rb") as file:
+        for line in file:
+            lines += 1
+            whole = line.endswith(b"\n")
+    return lines if whole else None
 
 
 class Traces:
@@ -27,7 +56,8 @@ class Traces:
     def write(self, topic: str, line: str) -> None:
         """Append one line in one write, so that lines of several threads never mix.
 
-        Only a SIGKILL in the midst of that write can leave half a line, as the file's last; the ledger has it whole.
+        Only a SIGKILL in the midst of that write can leave half a line, as the file's last; `mend_traces` makes it
+        whole.
         """
         os.write(self._open(topic), line.encode() + b"\n")
 

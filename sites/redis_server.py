@@ -1,4 +1,4 @@
-"""A Redis server of the campaign's own, where none was named: on loopback, without a file on disk."""
+"""A Redis server of the campaign's own, where none was named: on loopback, its data in the run directory."""
 
 from __future__ import annotations
 
@@ -93,11 +93,17 @@ def connect(host: str, port: int) -> RedisServer:
     return RedisServer(host, port, None)
 
 
-def start(port: int | None, log: Path) -> RedisServer:
+def start(port: int | None, log: Path, folder: Path | None = None) -> RedisServer:
     """Start a private server on loopback, on a port of the kernel's choice unless one is named.
 
     It asks for the password in the environment (`tasks.transport.PASSWORD_VARIABLE`), if there is one: loopback is
     open to every user of the machine, and Colmena's messages are pickled.
+
+    Parameters
+    ----------
+    folder
+        Where it appends what it is told, so that a later server finds the data of one that was killed; made if it is
+        not there. None to keep nothing on disk.
 
     Raises
     ------
@@ -110,6 +116,10 @@ def start(port: int | None, log: Path) -> RedisServer:
     if not _is_free(chosen):
         raise BadInput(taken)
     options = {"--bind": "127.0.0.1", "--port": str(chosen), "--save": "", "--appendonly": "no"}
+    if folder is not None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Without a sync: what a killed process wrote is on its way to the disk, as trajectories are.
+        options |= {"--dir": str(folder), "--appendonly": "yes", "--appendfsync": "no"}
     # Naming its process, it would write over its environment, and with it the id by which the run finds its own.
     options["--set-proc-title"] = "no"
     with log.open("wb") as output:

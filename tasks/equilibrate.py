@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from tasks.engine import (
     refuse_not_finite,
     velocities_of,
 )
-from tasks.files import write_atomically
+from tasks.files import stage
 from tasks.messages import EquilibrateResult, EquilibrateSpec, FileRecord
 from tasks.prepared import PreparedSystem
 from tasks.transport import fetch, ship
@@ -139,4 +138,4 @@ def _keep(spec: EquilibrateSpec, state: Any) -> FileRecord | None:
     if spec.run_dir is None:
         return None
     text = openmm.XmlSerializer.serialize(state)
-    return write_atomically(Path(spec.run_dir), f"equilibrated/{spec.number:04d}.xml", text.encode())
+    return stage(spec.run_dir, f"equilibrated/{spec.number:04d}.xml", text.encode(), spec.attempt)

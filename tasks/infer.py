@@ -10,12 +10,11 @@ import io
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from tasks.features import coverage, empty_cells, pc_cells, phi_psi_cells, rmsd_nm
-from tasks.files import write_atomically
+from tasks.files import stage
 from tasks.messages import EmbedResult, EmbedSpec, FileRecord, Nearest
 from tasks.models import Model, fit_pca, load_model
 from tasks.novelty import novelty
@@ -263,7 +262,7 @@ def _keep(spec: EmbedSpec, arrays: dict[str, np.ndarray]) -> FileRecord | None:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the names for its own options
     name = f"models/reference-{spec.reference_number:06d}.npz"
-    return write_atomically(Path(spec.run_dir), name, buffer.getvalue())
+    return stage(spec.run_dir, name, buffer.getvalue(), spec.attempt)
 
 
 def _forget_oldest(cache: OrderedDict[str, Indices] | OrderedDict[tuple[str, ...], Model]) -> None:

@@ -17,6 +17,7 @@ Novelty = Literal["sparsity", "lof", "least-counts"]
 Precision = Literal["single", "mixed", "double"]
 Solvent = Literal["implicit", "explicit", "vacuum"]
 Role = Literal["md", "ml", "host"]
+Cargo = tuple[Literal["frames", "offer"], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +60,15 @@ class FileRecord:
     ----------
     path
         Relative to the run directory.
+    staged
+        Where the task put it, until its result is committed: two attempts at one task never write over each other.
+        None where it is at ``path`` already.
     """
 
     path: str
     sha256: str
     n_bytes: int
+    staged: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,10 +403,17 @@ class TrainResult:
 
 @dataclass(frozen=True, slots=True)
 class MoveSpec:
-    """Data to put again in a store that their consumer reaches."""
+    """Data to put again in a store that their consumer reaches.
+
+    Attributes
+    ----------
+    cargo
+        What they are: the frames of a segment, or the candidates that an inference offers; and its number.
+    """
 
     task_id: int
     attempt: int
+    cargo: Cargo
     source: Ref
     store: StoreSpec
 

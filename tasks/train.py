@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from tasks.errors import NotFinite
-from tasks.files import write_atomically
+from tasks.files import stage
 from tasks.messages import Ref, TrainResult, TrainSpec
 from tasks.models import AAEModel, Model, fit_alignment, fit_pca, load_model, require_shape
 from tasks.transport import fetch, ship
@@ -39,7 +39,7 @@ def train(spec: TrainSpec) -> TrainResult:
     suffix = "npz" if spec.embedding == "pca" else "pt"
     path = f"models/model-{spec.model_version:06d}.{suffix}"
     # The file before the store: where the disk is full, no object is left behind that nobody knows to evict.
-    model_file = None if spec.run_dir is None else write_atomically(spec.run_dir, path, data)
+    model_file = None if spec.run_dir is None else stage(spec.run_dir, path, data, spec.attempt)
     address = ship({"model": np.frombuffer(data, dtype=np.uint8)}, spec.store, always=False)
     shipped = time.perf_counter()
     return TrainResult(

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from tasks.files import write_atomically
+from tasks.files import stage
 from tasks.messages import FileRecord, SegmentSpec
 
 
 def write_trajectory(spec: SegmentSpec, frames: np.ndarray, boxes: np.ndarray | None) -> FileRecord | None:
-    """Write frames beside the node, then move them into the run directory in one step; nothing without one.
+    """Write frames beside the node, then bring them into the run directory; nothing without one.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def write_trajectory(spec: SegmentSpec, frames: np.ndarray, boxes: np.ndarray | 
         os.unlink(path)
     # Not synced: a segment whose file a power cut tore is told by its checksum, and run again.
     name = f"trajectories/{spec.segment_id:08d}.{suffix}"
-    return write_atomically(spec.run_dir, name, data, durable=False)
+    return stage(spec.run_dir, name, data, spec.attempt, durable=False)
 
 
 def _write(path: str, frames: np.ndarray, boxes: np.ndarray | None, frame_ps: float) -> None:

@@ -88,14 +88,14 @@ class NamespacedRedisConnector(RedisConnector):
         self.set(key, obj)
         return key
 
-    def keys(self) -> list[bytes]:
+    def all_keys(self) -> list[bytes]:
         """Return the keys of the namespace that the server holds."""
         return list(self._redis_client.scan_iter(match=f"{self.namespace}:*", count=1000))
 
     def clear_namespace(self) -> int:
         """Delete what the namespace still holds, and nothing else; return how many objects that was."""
-        keys = self.keys()
-        return int(self._redis_client.delete(*keys)) if keys else 0
+        found = self.all_keys()
+        return int(self._redis_client.delete(*found)) if found else 0
 
 
 @lru_cache(maxsize=64)
@@ -222,19 +222,35 @@ def evict(ref: Ref) -> None:
             open_store(ref.store).evict(_connector_key(ref))
 
 
+def exists(ref: Ref) -> bool:
+    """Return whether data are still at an address; not where the store does not answer."""
+    if ref.data is not None:
+        return True
+    try:
+        with _reaching(ref.store):
+            return bool(open_store(ref.store).connector.exists(_connector_key(ref)))
+    except Unreachable:
+        return False
+
+
 def move(spec: MoveSpec) -> MoveResult:
     """Put arrays again in another store (a task of the submit host, which reaches both)."""
     return MoveResult(spec.task_id, spec.attempt, ship(fetch(spec.source), spec.store), {})
 
 
-def count_objects(spec: StoreSpec) -> int:
-    """Return how many objects of ours a store holds."""
+def keys(spec: StoreSpec) -> list[tuple[str, ...]]:
+    """Return the keys of our objects in a store; none where it cannot list them."""
     if spec.kind == "file":
-        return sum(1 for path in Path(dict(spec.options)["store_dir"]).glob("*.ready"))
+        return [(path.stem,) for path in Path(dict(spec.options)["store_dir"]).glob("*.ready")]
     if spec.kind == "redis":
         with _reaching(spec):
-            return len(open_store(spec).connector.keys())
-    return 0
+            return [(key.decode(),) for key in open_store(spec).connector.all_keys()]
+    return []
+
+
+def count_objects(spec: StoreSpec) -> int:
+    """Return how many objects of ours a store holds."""
+    return len(keys(spec))
 
 
 def clear(spec: StoreSpec) -> None:

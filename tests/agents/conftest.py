@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import math
@@ -17,10 +18,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from agents.attempts import Failure
+from agents.memory import Recollection
 from agents.simulate import QUEUED_PER_WORKER
 from agents.state import CampaignState, Destination, Molecule, Outbox, Send
 from agents.steering import Steering
-from agents.topic import Failure, Outcome, task_id
+from agents.topic import Outcome, task_id
 from campaign.ledger import FIRST_OTHER_ID, Ledger
 from campaign.settings import Settings
 from policies import policy
@@ -78,8 +81,8 @@ class Campaign:
             settings["bundle"] = min(settings["bundle"], settings.get("walkers", 4))
         self.settings = Settings(**{"max_segments": 12, **settings})
         self.path = path
-        self.ledger = Ledger(path)
-        self.reader = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        self.n_starts = n_starts
+        self.n_kills = 0
         self.made: set[Ref] = set()
         self.stored: set[Ref] = set()
         self.outstanding: dict[Key, Send] = {}
@@ -93,6 +96,7 @@ class Campaign:
         self._clock = itertools.count(1_700_000_000)
         sim_kind, learn_kind = _kinds(crossing, inline)
         simulate_store, learn_store = StoreSpec("sim", sim_kind), StoreSpec("learn", learn_kind)
+        self.stores = {spec.name: spec for spec in (simulate_store, learn_store)}
         self.destinations: dict[Topic, Destination] = {
             "simulate": _destination("simulate", slots, frozenset({sim_kind, "inline"}), simulate_store),
             "infer": _destination("infer", 1, frozenset({learn_kind, "inline"}), learn_store),
@@ -102,18 +106,41 @@ class Campaign:
             self.destinations["move"] = _destination("move", 1, frozenset({"file", "redis", "inline"}), learn_store)
         if self.settings.equilibrate_ps:
             self.destinations["equilibrate"] = replace(self.destinations["simulate"], method="equilibrate@site")
+        self._open()
+
+    def _open(self) -> None:
+        """Do what a process does before it sends anything."""
+        self.ledger = Ledger(self.path)
+        self.reader = sqlite3.connect(f"file:{self.path}?mode=ro", uri=True)
+        if self.n_kills:
+            self.ledger.abandon_running()
+            needed = self.ledger.referenced()
+            self.stored = {ref for ref in self.stored if (ref.store.name, ref.key) in needed}
+        simulate_store = self.destinations["simulate"].store
         system = self.put(simulate_store, "system")
         self.state = CampaignState(
             self.settings,
             policy(self.settings.policy),
             self.settings.dynamics("Reference"),
-            Molecule("imagined", "digest", N_ATOMS, {"simulate": system, "infer": system}, n_starts),
+            Molecule("imagined", "digest", N_ATOMS, {"simulate": system, "infer": system}, self.n_starts),
             self.destinations,
             self.ledger,
+            self.stores,
         )
         self.state.hold(system, "system")
         self.basis = self.put(simulate_store, "basis")
         self.steering = Steering(self.state, self.basis)
+        if self.n_kills:
+            Recollection(self.steering).restore()
+
+    def kill(self) -> Outbox:
+        """Let the process die, and another go on; what is out, and what is not committed, is lost."""
+        self.close()
+        self.n_kills += 1
+        self.outstanding.clear()
+        self.abandoned.clear()
+        self._open()
+        return self.begin()
 
     def close(self) -> None:
         self.reader.close()
@@ -156,7 +183,7 @@ class Campaign:
         ----------
         faults
             Chance of ``fail``, ``abandon``, ``late`` (an abandoned attempt answers after all) and ``repeat`` (an
-            answer comes twice, with data of its own), at each step.
+            answer comes twice, with data of its own) and ``kill`` (another process goes on), at each step.
         """
         chance = Counter(faults or {})
         for _ in range(max_steps):
@@ -171,6 +198,9 @@ class Campaign:
             self.answer(send, order.choice(KINDS) if failed else None)
             if order.random() < chance["repeat"]:
                 self.answer_late(send, order.choice([None, "error"]))
+            if order.random() < chance["kill"]:
+                self.kill()
+                continue
             if self.abandoned and order.random() < chance["late"]:
                 self.answer_late(self.abandoned.pop(order.randrange(len(self.abandoned))))
         raise AssertionError(f"the campaign is not over after {max_steps} steps")
@@ -193,7 +223,16 @@ class Campaign:
         ends = {walker.own.ref for walker in self.steering.simulate.walkers}
         candidates = None if state.candidates is None else state.candidates.ref
         system = state.molecule.refs["simulate"]
-        return {system, *self._basis(), state.reference, state.model, candidates, *ends}
+        return {system, *self._basis(), state.reference, state.model, candidates, *ends, *self._of_given_up()}
+
+    def _of_given_up(self) -> set[Ref]:
+        """Return where tasks began that a person may let run again."""
+        told = self.query("SELECT spec FROM task WHERE state IN ('fizzled', 'quarantined') AND spec IS NOT NULL")
+        return {self._start(json.loads(spec)["start"]["$ref"]) for (spec,) in told if '"start"' in spec}
+
+    def _start(self, told: list[Any]) -> Ref:
+        name, key, n_bytes, data = told
+        return Ref(self.stores[name], tuple(key), n_bytes, None if data is None else base64.b64decode(data))
 
     def _basis(self) -> set[Ref]:
         return {start.ref for start in self.steering.simulate.basis}
@@ -334,9 +373,11 @@ class Campaign:
         key = task_id(send.spec)
         assert (send.topic, key) not in self.outstanding
         before = [other.spec for other in self.sent if other.topic == send.topic and task_id(other.spec) == key]
-        assert send.spec.attempt == len(before) + 1 <= self.settings.max_attempts
+        assert send.spec.attempt == len(before) + 1 <= 3 * self.settings.max_attempts + self.n_kills
         if before:
-            assert replace(send.spec, attempt=1) == before[0]
+            # Each process ships the system anew.
+            again = {"system": before[0].system} if hasattr(send.spec, "system") else {}
+            assert replace(send.spec, attempt=1, **again) == before[0]
         elif send.topic == "simulate":
             assert key == 1 + max((s.spec.segment_id for s in self.sent if s.topic == "simulate"), default=-1)
             # In lockstep one decision applies several results, and sends after each of them.
@@ -419,6 +460,8 @@ class Campaign:
         assert outcomes.pop("out", 0) == len(self.outstanding)
         assert outcomes.pop("success", 0) == sum(n for key, n in states.items() if key.endswith(" complete"))
         failures = Counter(counts.failures)
+        n_abandoned = outcomes.pop("abandoned", 0)
+        assert n_abandoned == 0 or self.n_kills
         outcomes["lost"] += outcomes.pop("late", 0)  # it counted as lost when it was given up
         assert +outcomes == +failures
         sent = dict(self.query("SELECT kind, count(*) FROM attempt JOIN task ON id = task_id GROUP BY kind"))

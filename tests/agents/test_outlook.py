@@ -45,7 +45,9 @@ def plan_of(alanine: PreparedSystem, tmp_path: Path):
         if settings.equilibrate_ps:
             topics += ("equilibrate",)
         address = None if redis is None else ("127.0.0.1", 6379)
-        stores = Stores(dict.fromkeys(topics, kind), "0" * 32, 0, tmp_path / "store", address, None)
+        stores = Stores(
+            dict.fromkeys(topics, kind), "0" * 32, tmp_path / "parked", 0, tmp_path / "store", address, None
+        )
         reaches = frozenset({"file", "redis", "inline"})
         return Plan(
             settings=settings,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.state import Holds, target_segments
+from agents.state import Holds
 from campaign.ledger import FIRST_OTHER_ID
 from campaign.settings import Settings
 from tasks.messages import Ref, StoreSpec
@@ -65,7 +65,7 @@ def test_data_in_a_message_are_never_evicted():
 def test_the_first_limit_is_the_target(limits, target):
     settings = Settings(**limits)
     assert settings.dynamics("Reference").segment_ps == pytest.approx(1.984)
-    assert target_segments(settings, settings.dynamics("Reference")) == target
+    assert settings.target_segments == target
 
 
 @given(n_segments=st.integers(1, 10**7), frames=st.integers(1, 40))
@@ -73,7 +73,7 @@ def test_a_whole_number_of_segments_is_not_rounded_up(n_segments, frames):
     settings = Settings(segment_ps=frames * 0.25, frame_ps=0.25, timestep_fs=2.5, max_segments=1)
     dynamics = settings.dynamics("Reference")
     asked = Settings(segment_ps=frames * 0.25, timestep_fs=2.5, max_ns=n_segments * dynamics.segment_ps / 1000)
-    assert target_segments(asked, dynamics) == n_segments
+    assert asked.target_segments == n_segments
 
 
 def test_ids_of_segments_and_of_other_tasks_never_meet(make_campaign):

@@ -15,7 +15,9 @@ ARRAYS = {"positions": np.arange(6.0).reshape(1, 2, 3)}
 @pytest.fixture
 def make(tmp_path, redis_server):
     def stores(run_id="a" * 32, kinds=KINDS, name="store"):
-        return Stores(kinds, run_id, 1000, tmp_path / name, (redis_server.host, redis_server.port), None)
+        return Stores(
+            kinds, run_id, tmp_path / "parked", 1000, tmp_path / name, (redis_server.host, redis_server.port), None
+        )
 
     return stores
 
@@ -35,7 +37,7 @@ def test_names_tell_runs_apart(make):
 
 
 def test_inline_is_no_store_and_makes_no_directory(tmp_path):
-    stores = Stores(dict.fromkeys(KINDS, "inline"), "a" * 32, 0, tmp_path / "store", None, None)
+    stores = Stores(dict.fromkeys(KINDS, "inline"), "a" * 32, tmp_path / "parked", 0, tmp_path / "store", None, None)
     assert [spec.kind for spec in stores.specs] == ["inline"]
     assert list(tmp_path.iterdir()) == []
     assert stores.sweep() == (0, 0)
@@ -93,6 +95,6 @@ def test_a_file_store_that_cannot_be_made_is_refused(tmp_path, below):
     (tmp_path / "file").write_text("data")
     path = tmp_path / "file" / below
     with pytest.raises(BadInput, match="--ps-file-dir") as caught:
-        Stores(dict.fromkeys(KINDS, "file"), "a" * 32, 0, path, None, None)
+        Stores(dict.fromkeys(KINDS, "file"), "a" * 32, path / "parked", 0, path, None, None)
     assert str(path) in str(caught.value)
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]

@@ -1,0 +1,153 @@
+"""What a later process of a campaign may change, what it must find whole, and what is left for it to do."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from campaign.flags import flag, note, shown
+from campaign.ledger import check_ledger, read_ledger
+from campaign.rundir import RunDirectory
+from campaign.settings import Settings
+from tasks.errors import BadInput
+from tasks.files import sha256, staged_files
+from tasks.messages import FileRecord
+
+# Of these groups everything may change from one process to the next, of the others what is named here.
+_FREE_GROUPS = frozenset({"compute", "network", "ProxyStore", "limits"})
+_FREE = frozenset({"platform", "min_segment_seconds"})
+_BOUND = frozenset({"control", "ps_file_dir"})
+
+# One of these in place of another says how long the campaign is to be.
+_LENGTHS = frozenset({"max_segments", "max_ns"})
+
+# So many of the newest files are read whole; of all others only the size is looked at.
+_N_READ = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a campaign stands.
+
+    Attributes
+    ----------
+    settings
+        Of the last process.
+    run_ids
+        Of all processes so far, with the host of each.
+    """
+
+    status: str
+    campaign_id: str
+    settings: Mapping[str, Any]
+    run_ids: tuple[tuple[str, str], ...]
+    segments: int
+    model_version: int
+
+    def is_over(self, settings: Settings, flags: Mapping[str, object]) -> bool:
+        """Return whether the campaign has all that these settings ask for; ``flags`` are those given now."""
+        target = settings.target_segments
+        reached = "max_minutes" not in flags if target is None else self.segments >= target
+        return self.status == "complete" and reached and self.model_version >= settings.min_model_versions
+
+    def run_ids_here(self) -> list[str]:
+        """Return the ids of earlier processes on this machine."""
+        return [run_id for run_id, host in self.run_ids if host == socket.gethostname()]
+
+
+def standing(run_dir: RunDirectory) -> Standing:
+    """Return where a campaign stands.
+
+    Raises
+    ------
+    BadInput
+        When its ledger is damaged, or of another version.
+    """
+    check_ledger(run_dir.ledger)
+    with read_ledger(run_dir.ledger) as db:
+        meta = {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM meta")}
+        kept = db.execute("SELECT value FROM kept WHERE key = 'state'").fetchone()
+    told = {} if kept is None else json.loads(kept[0])
+    return Standing(
+        meta.get("status", "running"),
+        meta.get("campaign", ""),
+        meta.get("settings", {}),
+        tuple((process["run_id"], process["host"]) for process in meta.get("processes", [])),
+        told.get("segments", 0),
+        told.get("model_version", 0),
+    )
+
+
+def resumed_settings(run: Path, before: Mapping[str, Any], flags: Mapping[str, object]) -> Settings:
+    """Return the settings of a run with other limits and sites.
+
+    Raises
+    ------
+    BadInput
+        For a flag that would change its science.
+    """
+    old = Settings.model_validate(dict(before))
+    kept = dict(before)
+    if flags.keys() & _LENGTHS:
+        kept |= dict.fromkeys(_LENGTHS)
+    new = Settings.model_validate({**kept, **flags})
+    for name in flags:
+        was, wanted = getattr(old, name), getattr(new, name)
+        if was != wanted and not _may_change(name):
+            raise BadInput(
+                f"{flag(name)} {shown(wanted)} would make another campaign of {run}, where it is "
+                f"{'not set' if was is None else shown(was)}: drop it, or start a new campaign"
+            )
+    return new
+
+
+def _may_change(name: str) -> bool:
+    free = note(Settings.model_fields[name], "group") in _FREE_GROUPS or name in _FREE
+    return free and name not in _BOUND
+
+
+def refuse_damage(run_dir: RunDirectory) -> None:
+    """Refuse a run whose trajectories are not what the ledger tells, and change nothing.
+
+    Raises
+    ------
+    BadInput
+        Naming the first that is missing or damaged.
+    """
+    for task_id, file in damaged(run_dir):
+        path = run_dir.path / file.path
+        state = f"has {path.stat().st_size} bytes of {file.n_bytes}" if path.exists() else "is missing"
+        if path.exists() and path.stat().st_size == file.n_bytes:
+            state = "does not match its checksum"
+        raise BadInput(
+            f"trajectory {path} {state}: restore it from a copy, or give the segment up with "
+            f"`python run.py rerun {run_dir.path} --segment {task_id}`"
+        )
+
+
+def damaged(run_dir: RunDirectory) -> Iterator[tuple[int, FileRecord]]:
+    """Yield the trajectories that are not as they were committed, with their segments, newest first."""
+    with read_ledger(run_dir.ledger) as db:
+        rows = db.execute(
+            "SELECT task_id, path, sha256, bytes FROM artifact WHERE kind = 'trajectory' ORDER BY id DESC"
+        ).fetchall()
+    staged = {(file.path, file.sha256) for file in staged_files(run_dir.path)}
+    for age, (task_id, *record) in enumerate(rows):
+        file = FileRecord(*record)
+        if (file.path, file.sha256) not in staged and not _is_whole(
+            run_dir.path / file.path, file, read=age < _N_READ
+        ):
+            yield task_id, file
+
+
+def _is_whole(path: Path, file: FileRecord, *, read: bool) -> bool:
+    try:
+        if path.stat().st_size != file.n_bytes:
+            return False
+        return not read or sha256(path.read_bytes()) == file.sha256
+    except OSError:
+        return False

@@ -1,0 +1,207 @@
+"""How campaigns stand, read from their ledgers; nothing is written, and a campaign may run meanwhile."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from campaign.filesystem import in_use_by
+from campaign.ledger import read_ledger
+from tasks.errors import BadInput
+
+# Failures are told by the newest so many.
+_N_ERRORS = 5
+
+# The rate is that of the last so many segments.
+_RATE_OVER = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How a campaign stands.
+
+    Attributes
+    ----------
+    status
+        ``running``, ``complete``, ``interrupted``, ``failed``, or ``died`` where a process ended without a word.
+    tasks
+        States of the tasks, by kind and category: how many are in each.
+    attempts
+        Outcomes of attempts, by kind of task.
+    lost
+        Attempts whose worker or site was lost, or whose deadline passed.
+    segments_per_hour
+        Of the last segments, while there are at least two.
+    errors
+        The newest failures: task, attempt, site, kind and first line of the error.
+    """
+
+    run: str
+    status: str
+    reason: str | None
+    system: str
+    policy: str
+    seed: int
+    segments: int
+    simulated_ns: float
+    target: int | None
+    processes: int
+    tasks: dict[str, dict[str, dict[str, int]]]
+    attempts: dict[str, dict[str, int]]
+    lost: int
+    quarantined_starts: int
+    segments_per_hour: float | None
+    errors: list[dict[str, Any]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        return {"schema": 1, **{name: getattr(self, name) for name in self.__slots__}}
+
+    def line(self) -> str:
+        """Return the campaign in a line."""
+        of = "" if self.target is None else f"/{self.target}"
+        rate = "" if self.segments_per_hour is None else f", {self.segments_per_hour:.0f} segments/h"
+        return (
+            f"{Path(self.run).name}: {self.status}, {self.system}, {self.policy}, {self.segments}{of} segments, "
+            f"{self.simulated_ns:.3f} ns{rate}"
+        )
+
+    def lines(self) -> Iterator[str]:
+        """Yield the campaign in words."""
+        yield self.line()
+        if self.reason is not None:
+            yield f"  {self.reason}"
+        for kind, categories in self.tasks.items():
+            for category, states in categories.items():
+                told = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+                yield f"  {kind} on {category}: {told}"
+        for kind, outcomes in self.attempts.items():
+            told = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
+            yield f"  attempts at {kind}: {told}"
+        yield (
+            f"  {self.lost} lost runs, {self.quarantined_starts} quarantined starts, "
+            f"{self.processes} processes so far"
+        )
+        for error in self.errors:
+            what = f"{error['kind']} task {error['task_id']}, attempt {error['attempt']} on {error['site']}"
+            yield f"  {what}: {error['error']}"
+
+
+def status(run: Path) -> Status:
+    """Return how a campaign stands.
+
+    Raises
+    ------
+    BadInput
+        When there is none.
+    """
+    with read_ledger(run / "ledger.sqlite") as db:
+        return _status(run, db)
+
+
+def statuses(path: Path) -> list[Status]:
+    """Return how a campaign stands, or all campaigns in a folder, oldest first.
+
+    Raises
+    ------
+    BadInput
+        When there is none.
+    """
+    if (path / "ledger.sqlite").exists():
+        return [status(path)]
+    runs = sorted(path.glob("*/ledger.sqlite"), key=lambda ledger: ledger.stat().st_mtime) if path.is_dir() else []
+    if not runs:
+        raise BadInput(f"{path} is no run and holds none: name a run directory, or a folder of them")
+    return [status(ledger.parent) for ledger in runs]
+
+
+def _status(run: Path, db: sqlite3.Connection) -> Status:
+    meta = {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM meta")}
+    settings = meta.get("settings", {})
+    told = _kept_state(db)
+    tasks: dict[str, dict[str, dict[str, int]]] = {}
+    for kind, category, state, count in db.execute(
+        "SELECT kind, category, state, count(*) FROM task GROUP BY kind, category, state"
+    ):
+        tasks.setdefault(kind, {}).setdefault(category, {})[state] = count
+    attempts: dict[str, dict[str, int]] = {}
+    for kind, outcome, count in db.execute(
+        "SELECT kind, ifnull(outcome, 'running'), count(*) FROM attempt JOIN task ON id = task_id"
+        " GROUP BY kind, outcome"
+    ):
+        attempts.setdefault(kind, {})[outcome] = count
+    lost = sum(count for outcomes in attempts.values() for outcome, count in outcomes.items() if outcome in _LOST)
+    (quarantined,) = db.execute(
+        "SELECT count(*) FROM (SELECT DISTINCT parent_id, parent_frame FROM task WHERE state = 'quarantined')"
+    ).fetchone()
+    return Status(
+        run=str(run),
+        status=_word(run, meta.get("status", "running")),
+        reason=meta.get("reason"),
+        system=meta.get("system", ""),
+        policy=settings.get("policy", ""),
+        seed=settings.get("seed", 0),
+        segments=told.get("segments", 0),
+        simulated_ns=told.get("simulated_ps", 0.0) / 1000,
+        target=meta.get("target"),
+        processes=len(meta.get("processes", [])),
+        tasks=tasks,
+        attempts=attempts,
+        lost=lost,
+        quarantined_starts=quarantined,
+        segments_per_hour=_rate(db),
+        errors=_errors(db),
+    )
+
+
+_LOST = frozenset({"lost", "late", "worker_lost", "manager_lost", "site_gone"})
+
+
+def _word(run: Path, noted: str) -> str:
+    """Return a campaign's status; one that is noted as running may have died."""
+    return "died" if noted == "running" and in_use_by(run) is None else noted
+
+
+def _kept_state(db: sqlite3.Connection) -> dict[str, Any]:
+    try:
+        row = db.execute("SELECT value FROM kept WHERE key = 'state'").fetchone()
+    except sqlite3.OperationalError:  # of a version that kept nothing
+        return {}
+    return {} if row is None else dict(json.loads(row[0]))
+
+
+def _rate(db: sqlite3.Connection) -> float | None:
+    """Return segments per hour over the newest ones."""
+    ended: list[float] = [
+        end
+        for (end,) in db.execute(
+            "SELECT ended FROM attempt WHERE outcome = 'success' AND task_id < ? ORDER BY rowid DESC LIMIT ?",
+            (2**40, _RATE_OVER),
+        )
+    ]
+    if len(ended) < 2 or max(ended) <= min(ended):
+        return None
+    return 3600 * (len(ended) - 1) / (max(ended) - min(ended))
+
+
+def _errors(db: sqlite3.Connection) -> list[dict[str, Any]]:
+    rows = db.execute(
+        "SELECT kind, task_id, number, site, outcome, error FROM attempt JOIN task ON id = task_id"
+        " WHERE error IS NOT NULL ORDER BY attempt.ended DESC LIMIT ?",
+        (_N_ERRORS,),
+    )
+    return [
+        {
+            "kind": kind,
+            "task_id": task_id,
+            "attempt": number,
+            "site": site,
+            "outcome": outcome,
+            "error": error.partition("\n")[0],
+        }
+        for kind, task_id, number, site, outcome, error in rows
+    ]

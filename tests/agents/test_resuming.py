@@ -1,0 +1,116 @@
+"""Whatever was out when a process died, a later one goes on as if nothing had happened."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agents.topic import task_id
+from tests.agents.test_lockstep import SHAPES, sentenced, without_addresses
+
+MANY = settings(max_examples=60, deadline=None)
+
+
+@MANY
+@given(
+    shape=st.fixed_dictionaries({**SHAPES, "bundle": st.sampled_from([None, 1, 3])}),
+    chances=st.fixed_dictionaries(
+        {
+            "kill": st.sampled_from([0.02, 0.1, 0.3]),
+            "fail": st.sampled_from([0.0, 0.1]),
+            "abandon": st.sampled_from([0.0, 0.1]),
+            "repeat": st.sampled_from([0.0, 0.1]),
+        }
+    ),
+    lockstep=st.booleans(),
+    seed=st.integers(0, 2**32),
+)
+def test_every_segment_is_committed_once_however_often_it_dies(open_campaign, shape, chances, lockstep, seed):
+    with open_campaign(lockstep=lockstep, **shape) as campaign:
+        campaign.begin()
+        campaign.play(random.Random(seed), chances)
+        if campaign.state.failure is None:
+            assert campaign.state.counts.segments == shape["max_segments"]
+        done = "SELECT count(*), count(DISTINCT task_id) FROM attempt JOIN task ON id = task_id WHERE outcome = 'success'"
+        assert campaign.query(f"{done} AND kind = 'simulate'") == [(campaign.state.counts.segments,) * 2]
+        orphans = "SELECT id FROM task WHERE parent_id IS NOT NULL AND parent_id NOT IN (SELECT id FROM task)"
+        assert campaign.query(orphans) == []
+        campaign.end()
+
+
+def decisions(open_campaign, shape, order: random.Random, percent: int, kills: float) -> dict:
+    """Return what a campaign decided, without what was only sent again."""
+    with open_campaign(lockstep=True, **shape) as campaign:
+        campaign.begin()
+        while not campaign.steering.finished:
+            send = order.choice(list(campaign.outstanding.values()))
+            campaign.answer(send, sentenced(send, percent))
+            if order.random() < kills:
+                campaign.kill()
+        first = {}
+        for send in campaign.sent:
+            first.setdefault((send.topic, task_id(send.spec)), without_addresses(send.spec))
+        told = campaign.query("SELECT id, parent_id, parent_frame, steered, novelty, walker_id FROM task ORDER BY id")
+        return {"sent": first, "tasks": told, "failure": campaign.state.failure}
+
+
+@MANY
+@given(
+    shape=st.fixed_dictionaries(SHAPES),
+    seeds=st.tuples(st.integers(0, 2**32), st.integers(0, 2**32)),
+    kills=st.sampled_from([0.05, 0.3, 1.0]),
+)
+def test_in_lockstep_decisions_after_a_death_are_those_of_a_run_that_never_died(open_campaign, shape, seeds, kills):
+    undisturbed, killed = (
+        decisions(open_campaign, shape, random.Random(seed), 0, chance)
+        for seed, chance in zip(seeds, (0.0, kills), strict=True)
+    )
+    assert killed == undisturbed
+
+
+@pytest.mark.parametrize("topic", ["simulate", "infer", "train", "move"])
+def test_what_was_out_is_sent_again_as_another_attempt(make_campaign, topic):
+    campaign = make_campaign(crossing=topic == "move", infer_every=1, retrain_every=2, walkers=2, max_segments=30)
+    while not campaign.out(topic):
+        campaign.answer(next(iter(campaign.outstanding.values())))
+    before = {task_id(send.spec): send.spec.attempt for send in campaign.out(topic)}
+    campaign.kill()
+    after = {task_id(send.spec): send.spec.attempt for send in campaign.out(topic)}
+    assert after.items() >= {number: attempt + 1 for number, attempt in before.items()}.items()
+
+
+def test_being_killed_is_no_failure_of_the_task(make_campaign):
+    campaign = make_campaign(max_attempts=2, walkers=1, slots=1, infer_every=0, policy="plain")
+    for _ in range(5):
+        campaign.kill()
+    (send,) = campaign.out("simulate")
+    assert send.spec.attempt == 6
+    campaign.answer(send, "nan")
+    assert [send.spec.attempt for send in campaign.out("simulate")] == [7]
+    assert campaign.state.counts.quarantined == 0
+    campaign.answer(*campaign.out("simulate"), "nan")
+    assert campaign.state.counts.quarantined == 1
+
+
+def test_a_failure_before_a_death_counts_after_it(make_campaign):
+    campaign = make_campaign(max_attempts=2, walkers=1, slots=1, infer_every=0, policy="plain")
+    campaign.answer(*campaign.out("simulate"), "nan")
+    campaign.kill()
+    campaign.answer(*campaign.out("simulate"), "nan")
+    assert campaign.state.counts.quarantined == 1
+    campaign.kill()
+    assert campaign.state.quarantine == {(None, None)}
+
+
+def test_a_result_that_waits_for_its_turn_survives(make_campaign):
+    campaign = make_campaign(lockstep=True, infer_every=2, slots=2, walkers=4)
+    first, second, third, fourth = campaign.out("simulate")
+    for send in (fourth, second):
+        campaign.answer(send)
+    campaign.kill()
+    assert sorted(task_id(send.spec) for send in campaign.out("simulate")) == [0, 2]
+    for send in list(campaign.out("simulate")):
+        campaign.answer(send)
+    assert campaign.state.counts.segments >= 2
+    assert campaign.query("SELECT number FROM attempt WHERE task_id IN (1, 3)") == [(1,), (1,)]
