@@ -335,11 +335,14 @@ def _plan(parts: Parts, run_dir: RunDirectory, stack: ExitStack, before: Standin
     for path in (run_dir.path, private_dir):
         refuse_unquotable(path)
     campaign_id = run_id if before is None else before.campaign_id
-    redis = _redis(parts, run_dir, stack)
-    stores = _stores(parts, run_dir, campaign_id, redis)
+    older: frozenset[StoreKind] = frozenset() if before is None else before.store_kinds
+    cleaning = stack.enter_context(ExitStack())  # after the servers have ended
+    redis = _redis(parts, run_dir, older, stack)
+    stores = _stores(parts, run_dir, campaign_id, redis, older)
     # A later process finds there what could not be parked; nothing is sure of that until the campaign ends.
     stores.left_in_place = before is not None
     stack.callback(stores.remove)
+    cleaning.callback(lambda: stores.left_in_place or shutil.rmtree(run_dir.redis, ignore_errors=True))
     resources = Resources(
         settings.simulate_workers,
         settings.ml_workers,
@@ -378,7 +381,8 @@ def _stores(parts: Parts, run_dir: RunDirectory, campaign_id: str, redis: redis_
         file_dir = settings.ps_file_dir / f"wayfinder-{campaign_id[:12]}"
     address = None if redis is None else (redis.host, redis.port)
     globus = settings.ps_globus_config
-    return Stores(parts.kinds, campaign_id, run_dir.parked, settings.ps_threshold, file_dir, address, globus)
+    threshold = settings.ps_threshold
+    return Stores(parts.kinds, campaign_id, run_dir.parked, threshold, file_dir, address, globus, older)
 
 
 def _store_kinds(settings: Settings, sites: dict[Topic, Site]) -> dict[Topic, StoreKind]:
@@ -436,16 +440,21 @@ def _destinations(
     return destinations, executors
 
 
-def _redis(parts: Parts, run_dir: RunDirectory, stack: ExitStack) -> redis_server.RedisServer | None:
+def _redis(
+    parts: Parts, run_dir: RunDirectory, older: frozenset[StoreKind], stack: ExitStack
+) -> redis_server.RedisServer | None:
     """Return the Redis server the campaign uses: the named one, or a private one; None where nothing needs it."""
     settings = parts.settings
-    if settings.queue != "redis" and "redis" not in parts.kinds.values():
+    stored = "redis" in {*parts.kinds.values(), *older}
+    if settings.queue != "redis" and not stored:
         return None
     if settings.redishost is not None:
         return redis_server.connect(settings.redishost, settings.redisport or 6379)
     # By the environment, which workers inherit and which is never written down.
     os.environ[PASSWORD_VARIABLE] = secrets.token_hex(32)
-    started = redis_server.start(settings.redisport, run_dir.path / "logs" / "redis.log")
+    started = redis_server.start(
+        settings.redisport, run_dir.path / "logs" / "redis.log", run_dir.redis if stored else None
+    )
     stack.callback(started.stop)
     return started
 

@@ -202,6 +202,8 @@ def forecast(
         "ledger": _linear(_LEDGER_BYTES, counts),
         "traces": _linear(_TRACE_BYTES, counts),
         "logs": _linear(_LOG_BYTES, counts) + len(prepared.topology_pdb),
+        "system": shipped.system,
+        "parked": _parked(shipped, settings.ps_threshold),
     }
     inline = sum(use.total for use in stores.values() if use.kind == "inline")
     return Forecast(
@@ -229,6 +231,13 @@ def model_bytes(settings: Settings, n_points: int) -> int:
         return _NPZ_BYTES + 8 * 3 * n_points * (settings.latent + 2)
     weights = _AAE_WEIGHTS + _AAE_POINT_WEIGHTS * n_points + _AAE_LATENT_WEIGHTS * settings.latent
     return _AAE_FILE_BYTES + 4 * weights + 24 * n_points
+
+
+def _parked(shipped: _Shipped, threshold: int) -> int:
+    """Return the bytes that stay for a later process to go on with."""
+    learnt = (shipped.references.newest, shipped.model if shipped.trainings else 0)
+    ends = min(shipped.segments, shipped.walkers) * shipped.end
+    return ends + shipped.candidates + sum(n_bytes for n_bytes in learnt if n_bytes >= threshold)
 
 
 def _retrain_period(settings: Settings) -> int:

@@ -96,6 +96,7 @@ class Recollection:
         counts.n_sent = Counter(told["n_sent"])
         counts.compute_s.update({(site, topic): seconds for site, topic, seconds in told["compute_s"]})
         counts.span_before_s = told["span_s"]
+        counts.sent_before, counts.segments_before = counts.n_sent["simulate"], counts.segments
         if told["coverage"] is not None:
             state.coverage = decode(Coverage, told["coverage"], state.stores)
         state.reference_files.extend(told["reference_files"])
@@ -212,9 +213,9 @@ class Recollection:
 
     def _hold_given_up(self) -> None:
         """Keep the inputs of what a person may let run again."""
+        rerunning = {agent.kind: agent for agent in self._steering.agents.values() if agent.reruns}
         for task in self._ledger.open_tasks("fizzled", "quarantined"):
-            agent = self._steering.agents[task.kind]
-            if agent.reruns:
+            if (agent := rerunning.get(task.kind)) is not None:
                 for ref in agent.inputs(decode(agent.spec_type, task.spec, self._state.stores)):
                     self._state.hold(ref, ("task", task.id))
 

@@ -41,6 +41,7 @@ class Arrived:
 
     spec: SegmentSpec
     start: Start
+    bundle: int
     result: SegmentResult | None
     verdict: Verdict | None = None
 
@@ -75,7 +76,6 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         self._n_pending = 0
         self._bundle_of: dict[int, int] = {}
         self._left_in: Counter[int] = Counter()
-        self._recalled_in = -1
 
     # What is sent -----------------------------------------------------------------------------------------------
 
@@ -211,13 +211,11 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         self._bundle_of[segment_id] = bundle
         self._left_in[bundle] += 1
 
-    def recalled(self, task: OpenTask, spec: SegmentSpec) -> int | None:
-        """Expect a segment of an earlier process; they are bundled as new ones would be."""
+    def recalled(self, task: OpenTask, spec: SegmentSpec) -> None:
+        """Expect a segment of an earlier process, in the bundle that it was in."""
+        assert task.bundle is not None  # as `_begin` wrote it
         start = Start(spec.start, spec.start_row, spec.parent_id, spec.parent_frame, task.steered, task.novelty)
-        if self._left_in[self._recalled_in] % self.bundle_size() == 0:
-            self._recalled_in = self.state.counts.n_sent["simulate"]
-        self._expect(task.id, start, self._recalled_in)
-        return self._recalled_in
+        self._expect(task.id, start, task.bundle)
 
     def not_recalled(self, spec: SegmentSpec) -> None:
         """Let the walker of a segment that cannot be sent again begin another."""
@@ -228,7 +226,8 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
     def await_turn(self, arrived: Arrived) -> None:
         """Take back a result of an earlier process that waits for those before it."""
         segment_id = arrived.spec.segment_id
-        self._expect(segment_id, arrived.start, -1 - segment_id)
+        self._expect(segment_id, arrived.start, arrived.bundle)
+        self._origins.pop(segment_id)
         self._arrived[segment_id] = arrived
         for ref in () if arrived.result is None else self.outputs(arrived.result):
             self.state.hold(ref, ("task", segment_id))
@@ -239,7 +238,8 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
 
     def arrived(self, spec: SegmentSpec, result: SegmentResult) -> None:
         """Keep a result until `apply_next` takes it, in order of arrival or, in lockstep, of ids."""
-        self._wait(Arrived(spec, self._origins.pop(spec.segment_id), result))
+        bundle = self._bundle_of[spec.segment_id]
+        self._wait(Arrived(spec, self._origins.pop(spec.segment_id), bundle, result))
 
     def given_up_state(self, verdict: Verdict) -> State:
         """Return that its start is to blame where it failed in the same way each time."""
@@ -251,7 +251,7 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         if verdict == "again":
             self._expect_no_more(spec.segment_id)
         else:
-            self._wait(Arrived(spec, start, None, verdict))
+            self._wait(Arrived(spec, start, self._bundle_of[spec.segment_id], None, verdict))
 
     def _wait(self, arrived: Arrived) -> None:
         self._arrived[arrived.spec.segment_id] = arrived

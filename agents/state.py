@@ -231,6 +231,8 @@ class Counts:
     ----------
     first_started, last_ended
         Of the segments of this process (UNIX seconds); those of earlier ones took ``span_before_s``.
+    sent_before, segments_before
+        Segments that earlier processes sent, and of which they had results.
     """
 
     segments: int = 0
@@ -244,6 +246,8 @@ class Counts:
     first_started: float | None = None
     last_ended: float | None = None
     span_before_s: float = 0.0
+    sent_before: int = 0
+    segments_before: int = 0
     decisions_ms: deque[float] = field(default_factory=lambda: deque(maxlen=10_000))
     n_decisions: int = 0
     n_sent: Counter[Topic] = field(default_factory=Counter)

@@ -14,13 +14,7 @@ from agents.simulate import SimulateAgent
 from agents.state import CampaignState, CandidateSet, Outbox
 from agents.topic import Outcome, TopicAgent
 from agents.train import TrainAgent
-from campaign.ledger import Kind
 from tasks.messages import Cargo, Ref, Topic
-
-# Whose task of a kind is.
-KIND_TOPICS: dict[Kind, Topic] = {
-    "equilibrate": "equilibrate", "simulate": "simulate", "infer": "infer", "train": "train", "move": "move",
-}  # fmt: skip
 
 
 class Steering:
@@ -107,8 +101,9 @@ class Steering:
         if not self.resumed:
             self.equilibrate.begin()
             return
+        by_kind = {agent.kind: agent for agent in self.agents.values()}
         for task in self.state.ledger.open_tasks("ready"):
-            self.agents[KIND_TOPICS[task.kind]].take_up(task)
+            by_kind[task.kind].take_up(task)
         self.state.holds.recount(self.n_objects_before)
 
     def _stop(self, reason: str) -> None:

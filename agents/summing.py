@@ -24,7 +24,7 @@ def snapshot(steering: Steering) -> Snapshot:
             segments=state.counts.segments,
             target=state.target_segments,
             simulated_ns=state.counts.simulated_ps / 1000,
-            elapsed_s=time.monotonic() - state.began,
+            elapsed_s=state.elapsed_s,
             coverage="not yet known" if state.coverage is None else describe(state.coverage),
             model_version=state.model_version,
             busy=len(steering.simulate.in_flight),
@@ -77,7 +77,7 @@ def summarise(
         decision_ms=_decisions(state),
         thinker_bytes_per_segment=_bytes_per_segment(state, queues),
         proxies={"created": state.holds.created, "evicted": state.holds.evicted, "left": state.proxies_left},
-        wall_s=seconds,
+        wall_s=state.elapsed_before_s + seconds,
         startup_s=_startup(state, began),
         sites={topic: [place.site] for topic, place in state.destinations.items() if topic != "move"},
     )
@@ -87,7 +87,7 @@ def _utilisation(state: CampaignState) -> dict[str, dict[str, float]]:
     counts = state.counts
     if counts.first_started is None or counts.last_ended is None or counts.last_ended <= counts.first_started:
         return {}
-    span = counts.last_ended - counts.first_started
+    span = counts.span_before_s + counts.last_ended - counts.first_started
     by_site: dict[str, dict[str, float]] = defaultdict(dict)
     for (site, topic), seconds in counts.compute_s.items():
         by_site[site][topic] = seconds / (state.destinations[topic].slots * span)
@@ -101,8 +101,9 @@ def _decisions(state: CampaignState) -> dict[str, float | int | None]:
 
 
 def _bytes_per_segment(state: CampaignState, queues: Queues) -> dict[str, float | None]:
-    sent = state.counts.n_sent["simulate"]
-    done = state.counts.segments
+    # Bytes are those of this process, so counts must be.
+    sent = state.counts.n_sent["simulate"] - state.counts.sent_before
+    done = state.counts.segments - state.counts.segments_before
     return {
         "sent": queues.bytes_sent["simulate"] / sent if sent else None,
         "received": queues.bytes_received["simulate"] / done if done else None,

@@ -146,7 +146,7 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
         """
         ledger = self.state.ledger
         told = encode(without_system(spec))
-        ledger.add_task(task_id(spec), self.kind, self.destination.executor, spec=told, **origin)
+        ledger.add_task(task_id(spec), self.kind, self.destination.executor, spec=told, bundle=bundle, **origin)
         self.send(spec, bundle)
 
     def take_up(self, task: OpenTask) -> None:
@@ -160,11 +160,11 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
             return
         self.state.ledger.set_state(task.id, "running")
         failures = tuple(signature(*failure) for failure in task.failures)
-        self.send(found, self.recalled(task, found), failures)
+        self.recalled(task, found)
+        self.send(found, task.bundle, failures)
 
-    def recalled(self, task: OpenTask, spec: SpecT) -> int | None:
-        """Get ready for a task of an earlier process; return the bundle that it travels in, if it does not alone."""
-        return None
+    def recalled(self, task: OpenTask, spec: SpecT) -> None:
+        """Get ready for a task of an earlier process."""
 
     def not_recalled(self, spec: SpecT) -> None:
         """Go on without a task of an earlier process whose data are lost."""

@@ -137,7 +137,8 @@ def _split_verb(argv: Sequence[str]) -> tuple[Verb, Sequence[str]]:
     for verb in get_args(Verb):
         if argv[0] == verb:
             return verb, argv[1:]
-    raise BadInput(f"{shown(argv[0])} is no verb: give {' or '.join(get_args(Verb))}, or flags only")
+    *verbs, last = get_args(Verb)
+    raise BadInput(f"{shown(argv[0])} is no verb: give {', '.join(verbs)} or {last}, or flags only")
 
 
 def _split_run(verb: Verb, argv: Sequence[str]) -> tuple[Path | None, Sequence[str]]:

@@ -39,7 +39,7 @@ _SCHEMA = """
 CREATE TABLE task (
     id INTEGER PRIMARY KEY, kind TEXT NOT NULL, state TEXT NOT NULL, category TEXT NOT NULL,
     parent_id INTEGER, parent_frame INTEGER, iteration INTEGER NOT NULL, created REAL NOT NULL,
-    walker_id INTEGER, steered INTEGER, novelty REAL, spec TEXT
+    walker_id INTEGER, steered INTEGER, novelty REAL, bundle INTEGER, spec TEXT
 );
 CREATE INDEX task_kind_state ON task (kind, state);
 CREATE INDEX task_open ON task (state) WHERE spec IS NOT NULL;
@@ -85,6 +85,7 @@ class OpenTask:
     state: State
     steered: bool
     novelty: float | None
+    bundle: int | None
     spec: str
     attempts: int
     failures: tuple[tuple[str, str | None], ...]
@@ -158,12 +159,13 @@ class Ledger:
         walker_id: int | None = None,
         steered: bool | None = None,
         novelty: float | None = None,
+        bundle: int | None = None,
         spec: str | None = None,
     ) -> None:
         """Record a task that is about to be sent, with all that is needed to send it again."""
-        origin = (parent_id, parent_frame, iteration, time.time(), walker_id, steered, novelty)
+        origin = (parent_id, parent_frame, iteration, time.time(), walker_id, steered, novelty, bundle)
         self._db.execute(
-            "INSERT INTO task VALUES (?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO task VALUES (?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (task_id, kind, category, *origin, spec),
         )
 
@@ -252,13 +254,13 @@ class Ledger:
         """Return the tasks in these states whose spec is known, in the order of their ids."""
         marks = ", ".join("?" * len(states))
         rows = self._db.execute(
-            f"SELECT id, kind, state, steered, novelty, spec FROM task WHERE state IN ({marks})"
+            f"SELECT id, kind, state, steered, novelty, bundle, spec FROM task WHERE state IN ({marks})"
             " AND spec IS NOT NULL ORDER BY id",
             states,
         ).fetchall()
         return [
-            OpenTask(task_id, kind, state, bool(steered), novelty, spec, *self._attempts(task_id))
-            for task_id, kind, state, steered, novelty, spec in rows
+            OpenTask(task_id, kind, state, bool(steered), novelty, bundle, spec, *self._attempts(task_id))
+            for task_id, kind, state, steered, novelty, bundle, spec in rows
         ]
 
     def _attempts(self, task_id: int) -> tuple[int, tuple[tuple[str, str | None], ...]]:

@@ -13,9 +13,11 @@ from campaign.flags import flag, note, shown
 from campaign.ledger import check_ledger, read_ledger
 from campaign.rundir import RunDirectory
 from campaign.settings import Settings
+from campaign.stores import kind_of
+from campaign.wire import addresses
 from tasks.errors import BadInput
 from tasks.files import sha256, staged_files
-from tasks.messages import FileRecord
+from tasks.messages import FileRecord, StoreKind
 
 # Of these groups everything may change from one process to the next, of the others what is named here.
 _FREE_GROUPS = frozenset({"compute", "network", "ProxyStore", "limits"})
@@ -39,6 +41,8 @@ class Standing:
         Of the last process.
     run_ids
         Of all processes so far, with the host of each.
+    store_kinds
+        Kinds of store in which the last process left what is needed to go on.
     """
 
     status: str
@@ -47,6 +51,7 @@ class Standing:
     run_ids: tuple[tuple[str, str], ...]
     segments: int
     model_version: int
+    store_kinds: frozenset[StoreKind]
 
     def is_over(self, settings: Settings, flags: Mapping[str, object]) -> bool:
         """Return whether the campaign has all that these settings ask for; ``flags`` are those given now."""
@@ -71,6 +76,9 @@ def standing(run_dir: RunDirectory) -> Standing:
     with read_ledger(run_dir.ledger) as db:
         meta = {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM meta")}
         kept = db.execute("SELECT value FROM kept WHERE key = 'state'").fetchone()
+        needed = db.execute(
+            "SELECT value FROM kept UNION ALL SELECT spec FROM task WHERE spec IS NOT NULL"
+        ).fetchall()
     told = {} if kept is None else json.loads(kept[0])
     return Standing(
         meta.get("status", "running"),
@@ -79,6 +87,7 @@ def standing(run_dir: RunDirectory) -> Standing:
         tuple((process["run_id"], process["host"]) for process in meta.get("processes", [])),
         told.get("segments", 0),
         told.get("model_version", 0),
+        frozenset(kind for (text,) in needed for name, _ in addresses(text) if (kind := kind_of(name)) is not None),
     )
 
 

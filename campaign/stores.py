@@ -8,12 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
+from typing import get_args
 
 from campaign.rundir import missing_directories, remove_made
 from campaign.wire import Address, address
 from tasks.errors import BadInput
 from tasks.messages import Ref, StoreKind, StoreSpec, Topic
 from tasks.transport import clear, evict, fetch, keys, open_store, ship
+
+
+def kind_of(name: str) -> StoreKind | None:
+    """Return the kind of the store of that name; None for what is parked."""
+    suffix = name.rpartition("-")[2]
+    return next((kind for kind in get_args(StoreKind) if kind == suffix), None)
 
 
 class Stores:
@@ -33,6 +40,8 @@ class Stores:
         Host and port; needed if a kind is ``redis``.
     globus_config
         Needed if a kind is ``globus``.
+    older
+        Kinds of store in which an earlier process left what is needed to go on.
 
     Raises
     ------
@@ -49,11 +58,12 @@ class Stores:
         file_dir: Path,
         redis: tuple[str, int] | None,
         globus_config: Path | None,
+        older: Set[StoreKind] = frozenset(),
     ) -> None:
         self._made: list[Path] = []
         self.left_in_place = False
         options: dict[StoreKind, tuple[tuple[str, str], ...]] = {"inline": ()}
-        if "file" in kinds.values():
+        if "file" in {*kinds.values(), *older}:
             self._made = missing_directories(file_dir)
             try:
                 file_dir.mkdir(parents=True, exist_ok=True)
@@ -67,7 +77,10 @@ class Stores:
         if globus_config is not None:
             options["globus"] = (("config", str(globus_config)),)
         name = f"wayfinder-{campaign_id[:12]}"
-        specs = {kind: StoreSpec(f"{name}-{kind}", kind, options[kind], threshold) for kind in set(kinds.values())}
+        specs = {
+            kind: StoreSpec(f"{name}-{kind}", kind, options[kind], threshold)
+            for kind in {*kinds.values(), *older} & options.keys()
+        }
         self.of = {topic: specs[kind] for topic, kind in kinds.items()}
         self.parked = StoreSpec(f"{name}-parked", "file", (("store_dir", str(parked_dir)),), threshold)
         self.by_name = {spec.name: spec for spec in (*specs.values(), self.parked)}

@@ -53,6 +53,8 @@ def plan_of(alanine: PreparedSystem, tmp_path: Path):
             settings=settings,
             run_dir=RunDirectory(tmp_path),
             run_id="0" * 32,
+            campaign_id="0" * 32,
+            resumed=False,
             private_dir=tmp_path,
             prepared=alanine,
             dynamics=settings.dynamics("Reference"),

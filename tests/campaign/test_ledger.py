@@ -263,7 +263,7 @@ def test_a_ledger_is_opened_again_as_it_was_left(path):
     second.close()
     reader = sqlite3.connect(path)
     assert reader.execute("SELECT id, state FROM task").fetchall() == [(1, "running")]
-    assert dict(reader.execute("SELECT key, value FROM meta")) == {"schema_version": "1", "seed": "6"}
+    assert dict(reader.execute("SELECT key, value FROM meta")) == {"schema_version": str(SCHEMA_VERSION), "seed": "6"}
     reader.close()
 
 

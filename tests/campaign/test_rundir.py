@@ -10,6 +10,7 @@ import pytest
 
 from campaign.rundir import RunDirectory, host_info
 from tasks.errors import BadInput
+from tasks.systems import named_system, prepare
 
 
 def everything_below(folder: Path) -> list[str]:
@@ -115,26 +116,42 @@ def test_a_refusal_leaves_what_was_there_before(tmp_path):
     assert everything_below(tmp_path) == ["runs", "runs/earlier"]
 
 
-def test_inputs_are_written_and_params_can_be_read_back(tmp_path):
+@pytest.fixture(scope="module")
+def prepared():
+    return prepare(named_system("alanine-dipeptide"))
+
+
+def test_inputs_are_written_and_params_can_be_read_back(tmp_path, prepared):
     run_dir = RunDirectory.create(tmp_path / "run", tmp_path, "s", 0)
-    run_dir.write_inputs({"seed": 5, "max_ns": None}, "ATOM ...\n")
+    run_dir.write_inputs({"seed": 5, "max_ns": None}, prepared)
     assert json.loads((run_dir.path / "params.json").read_text()) == {"seed": 5, "max_ns": None}
-    assert (run_dir.path / "topology.pdb").read_text() == "ATOM ...\n"
+    assert (run_dir.path / "topology.pdb").read_text() == prepared.topology_pdb
+    assert run_dir.read_system().digest == prepared.digest
     assert json.loads((run_dir.path / "host_info.json").read_text())["cores"] == psutil.cpu_count()
     assert everything_below(run_dir.path) == [
-        "host_info.json", "logs", "models", "params.json", "topology.pdb", "trajectories",
+        "host_info.json", "logs", "models", "params.json", "system.safetensors", "topology.pdb",
+        "trajectories",
     ]  # fmt: skip
 
 
-def test_nothing_of_the_environment_is_written(tmp_path, monkeypatch):
+@pytest.mark.parametrize("length", [0, 4, 100, 5000])
+def test_a_torn_system_is_refused(tmp_path, prepared, length):
+    run_dir = RunDirectory.create(tmp_path / "run", tmp_path, "s", 0)
+    run_dir.write_inputs({}, prepared)
+    run_dir.system.write_bytes(run_dir.system.read_bytes()[:length])
+    with pytest.raises(BadInput, match=r"system.safetensors is damaged .*: restore it from a copy"):
+        run_dir.read_system()
+
+
+def test_nothing_of_the_environment_is_written(tmp_path, monkeypatch, prepared):
     canary = "s3cret-c4nary-value"
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", canary)
     monkeypatch.setenv("WAYFINDER_CANARY_NAME", "1")
     run_dir = RunDirectory.create(tmp_path / "run", tmp_path, "s", 0)
-    run_dir.write_inputs({"seed": 5}, "ATOM\n")
+    run_dir.write_inputs({"seed": 5}, prepared)
     for path in run_dir.path.rglob("*"):
         if path.is_file():
-            text = path.read_text()
+            text = path.read_text(errors="replace")
             assert canary not in text
             assert "WAYFINDER_CANARY_NAME" not in text
             assert "AWS_SECRET_ACCESS_KEY" not in text
@@ -166,9 +183,9 @@ def test_paths_are_those_of_the_contract(tmp_path):
     assert run_dir.proxystore.parent == tmp_path
 
 
-def test_a_campaign_that_never_began_leaves_no_directory(tmp_path):
+def test_a_campaign_that_never_began_leaves_no_directory(tmp_path, prepared):
     run_dir = RunDirectory.create(tmp_path / "run", tmp_path, "s", 0)
-    run_dir.write_inputs({}, "ATOM\n")
+    run_dir.write_inputs({}, prepared)
     run_dir.remove()
     assert everything_below(tmp_path) == []
     run_dir.remove()

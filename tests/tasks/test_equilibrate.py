@@ -13,6 +13,7 @@ from openmm import unit
 from tasks import equilibrate as module
 from tasks.equilibrate import RESTRAINT_KJ_PER_MOL_NM2, equilibrate, quarter_steps
 from tasks.errors import NotFinite
+from tasks.files import publish
 from tasks.messages import EquilibrateResult, EquilibrateSpec, SegmentSpec, StoreSpec
 from tasks.prepared import PreparedSystem
 from tasks.simulate import run_segment
@@ -152,6 +153,7 @@ def test_the_state_is_kept_as_openmm_reads_it(spec: EquilibrateSpec, tmp_path: P
     result = equilibrate(replace(spec, run_dir=str(tmp_path)))
     assert result.state_file is not None
     assert result.state_file.path == "equilibrated/0003.xml"
+    publish(tmp_path, result.state_file)
     content = (tmp_path / result.state_file.path).read_bytes()
     assert (hashlib.sha256(content).hexdigest(), len(content)) == (
         result.state_file.sha256,

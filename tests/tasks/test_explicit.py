@@ -11,6 +11,7 @@ import pytest
 from openmm import unit
 
 from tasks.errors import BadInput
+from tasks.files import publish
 from tasks.infer import embed
 from tasks.messages import EmbedSpec, SegmentResult, SegmentSpec, StoreSpec
 from tasks.prepared import PreparedSystem
@@ -141,6 +142,7 @@ def test_trajectory_matches_its_topology_and_has_the_box(
 ) -> None:
     (tmp_path / "trajectories").mkdir()
     result = run_segment(replace(wet, run_dir=str(tmp_path), trajectory_format=suffix))
+    publish(tmp_path, result.trajectory)
     (tmp_path / "topology.pdb").write_text(water.topology_pdb)
     universe = MDAnalysis.Universe(tmp_path / "topology.pdb", tmp_path / result.trajectory.path)
     assert [atom.name for atom in universe.select_atoms("name CA")] == ["CA"]

@@ -16,6 +16,7 @@ from scipy import stats
 from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 
 from tasks import infer
+from tasks.files import publish
 from tasks.infer import embed
 from tasks.messages import EmbedResult, EmbedSpec, Ref, SegmentSpec, StoreSpec
 from tasks.models import Model, fit_pca, load_model
@@ -518,6 +519,8 @@ def test_the_reference_is_a_file_without_pickle(tmp_path: Path, frames: Frames, 
     spec = replace(first, run_dir=str(tmp_path))
     before = embed(spec)
     result = embed(then(spec, before, batches(frames, [2])))
+    for each in (before, result):
+        publish(tmp_path, each.reference_file)
     assert [file.relative_to(tmp_path).as_posix() for file in sorted(tmp_path.rglob("*.*"))] == [
         "models/reference-000001.npz",
         "models/reference-000002.npz",

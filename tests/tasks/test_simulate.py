@@ -15,6 +15,7 @@ from openmm import unit
 
 from tasks import engine
 from tasks.errors import BadInput, NotFinite, Unreachable
+from tasks.files import publish
 from tasks.messages import SegmentResult, SegmentSpec, StoreSpec
 from tasks.prepared import PreparedSystem
 from tasks.simulate import run_segment
@@ -216,6 +217,7 @@ def test_mdanalysis_reads_the_trajectory(
     """Coordinates within ``off_by`` Angstrom: XTC keeps two decimals of them."""
     result = run_segment(replace(segment, run_dir=str(tmp_path), trajectory_format=kind))
     record = result.trajectory
+    publish(tmp_path, record)
     assert record.path == f"trajectories/00000003.{kind}"
     data = (tmp_path / record.path).read_bytes()
     assert record.sha256 == hashlib.sha256(data).hexdigest()
@@ -236,6 +238,7 @@ def test_the_trajectory_holds_stored_atoms_only(
     spec = replace(segment, system=ship(part.to_arrays(), INLINE), system_id=part.digest, run_dir=str(tmp_path))
     result = run_segment(spec)
     assert frames_of(result).shape == (5, 22, 3)
+    publish(tmp_path, result.trajectory)
     trajectory = MDAnalysis.coordinates.DCD.DCDReader(str(tmp_path / result.trajectory.path))
     read = np.stack([step.positions.copy() for step in trajectory])
     np.testing.assert_allclose(read, 10 * frames_of(result)[:, [4, 0, 8, 10]], atol=1e-5)
@@ -258,7 +261,8 @@ def test_a_trajectory_leaves_nothing_beside_it(
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    run_segment(replace(segment, run_dir=str(tmp_path / "run")))
+    result = run_segment(replace(segment, run_dir=str(tmp_path / "run")))
+    publish(tmp_path / "run", result.trajectory)
     assert not list(scratch.iterdir())
     assert [path.name for path in (tmp_path / "run").rglob("*")] == ["trajectories", "00000003.dcd"]
 

@@ -9,6 +9,7 @@ from openmm import unit
 
 from tasks.errors import BadInput, NotFinite, Unreachable
 from tasks.features import dihedrals_deg
+from tasks.files import publish
 from tasks.messages import StoreSpec, TrainSpec
 from tasks.models import fit_pca, load_model
 from tasks.peptides import peptide_pdb
@@ -182,6 +183,7 @@ def test_another_seed_gives_another_model(points):
 @pytest.mark.parametrize(("embedding", "name"), [("aae", "model-000003.pt"), ("pca", "model-000003.npz")])
 def test_model_file_holds_what_was_shipped(points, tmp_path, embedding, name):
     result = train(make_spec(points, embedding=embedding, model_version=3, run_dir=str(tmp_path)))
+    publish(tmp_path, result.model_file)
     data = (tmp_path / "models" / name).read_bytes()
     assert [path.name for path in (tmp_path / "models").iterdir()] == [name]
     assert result.model_file is not None

@@ -342,7 +342,7 @@ def test_a_globus_configuration_that_does_not_serve_is_named(tmp_path: Path, con
 
 def test_data_move_from_redis_to_files(redis_store: StoreSpec, file_store: StoreSpec) -> None:
     source = ship(SOME, redis_store)
-    result = move(MoveSpec(task_id=9, attempt=2, source=source, store=file_store))
+    result = move(MoveSpec(cargo=("frames", 0), task_id=9, attempt=2, source=source, store=file_store))
     assert (result.task_id, result.attempt) == (9, 2)
     assert result.moved.store == file_store
     assert result.moved.n_bytes == source.n_bytes
@@ -356,5 +356,5 @@ def test_data_that_are_gone_cannot_be_moved(redis_store: StoreSpec, file_store: 
     source = ship(SOME, redis_store)
     evict(source)
     with pytest.raises(Unreachable, match="no longer holds"):
-        move(MoveSpec(task_id=9, attempt=1, source=source, store=file_store))
+        move(MoveSpec(cargo=("frames", 0), task_id=9, attempt=1, source=source, store=file_store))
     assert count_objects(file_store) == 0
