@@ -1,0 +1,222 @@
+"""How a campaign is put together: sites, stores, servers and executors make a `Plan`. Wiring only."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+from parsl.executors.base import ParslExecutor
+
+import config
+from agents.launch import Plan
+from agents.state import Destination
+from campaign.molecule import read_weights
+from campaign.resuming import Standing
+from campaign.rundir import RunDirectory, make_private_dir, refuse_unquotable
+from campaign.settings import Settings
+from campaign.stores import Stores
+from sites import globus_store, local, redis_server
+from sites.site import REACHES_ALL, Resources, Site
+from tasks.errors import BadInput
+from tasks.messages import StoreKind, Topic
+from tasks.platforms import GPU_PLATFORMS
+from tasks.prepared import PreparedSystem
+from tasks.transport import PASSWORD_VARIABLE
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a run is made of, before it has a directory.
+
+    Attributes
+    ----------
+    kinds
+        Kind of each topic's store.
+    began
+        Monotonic.
+    """
+
+    settings: Settings
+    prepared: PreparedSystem
+    sites: dict[Topic, Site]
+    kinds: dict[Topic, StoreKind]
+    began: float
+
+    @classmethod
+    def gather(cls, settings: Settings, prepared: PreparedSystem, began: float) -> Parts:
+        """Return the parts that the settings ask for.
+
+        Raises
+        ------
+        BadInput
+            For a site that is not known, and for a store that a site does not reach.
+        """
+        sites: dict[Topic, Site] = {
+            "simulate": config.site(settings.simulate_site),
+            "infer": config.site(settings.ml_site),
+        }
+        return cls(settings, prepared, sites, _store_kinds(settings, sites), began)
+
+
+def set_up(parts: Parts, run_dir: RunDirectory, stack: ExitStack, before: Standing | None = None) -> Plan:
+    """Return the plan, with the inputs written and the log open."""
+    try:
+        stack.enter_context(run_dir.logging())
+        run_dir.write_inputs(parts.settings.as_config(), parts.prepared)
+        return plan_of(parts, run_dir, stack, before)
+    except OSError as error:
+        raise BadInput(f"run directory {run_dir.path} cannot be used: {error.strerror or error}") from error
+
+
+def plan_of(parts: Parts, run_dir: RunDirectory, stack: ExitStack, before: Standing | None = None) -> Plan:
+    """Return what the campaign needs; servers that are started here end with the stack.
+
+    Parameters
+    ----------
+    before
+        Where an earlier process left the campaign; None for a new one.
+    """
+    settings, prepared = parts.settings, parts.prepared
+    weights = read_weights(settings, len(prepared.feature_indices))
+    run_id = os.environ["WAYFINDER_RUN"]
+    private_dir = make_private_dir(run_id)
+    stack.callback(shutil.rmtree, private_dir, ignore_errors=True)
+    for path in (run_dir.path, private_dir):
+        refuse_unquotable(path)
+    campaign_id = run_id if before is None else before.campaign_id
+    older: frozenset[StoreKind] = frozenset() if before is None else before.store_kinds
+    cleaning = stack.enter_context(ExitStack())  # after the servers have ended
+    redis = _redis(parts, run_dir, older, stack)
+    stores = _stores(parts, run_dir, campaign_id, redis, older)
+    # A later process finds there what could not be parked; nothing is sure of that until the campaign ends.
+    stores.left_in_place = before is not None
+    stack.callback(stores.remove)
+
+    def forget_redis() -> None:
+        if not stores.left_in_place:
+            shutil.rmtree(run_dir.redis, ignore_errors=True)
+
+    cleaning.callback(forget_redis)
+    resources = Resources(
+        settings.simulate_workers,
+        settings.ml_workers,
+        private_dir,
+        settings.heartbeat_s,
+        settings.heartbeat_threshold_s,
+        settings.segments_per_device,
+        prepared.platform in GPU_PLATFORMS,
+    )
+    destinations, executors = _destinations(parts.sites, stores, resources, run_dir)
+    if settings.equilibrate_ps:
+        simulate = destinations["simulate"]
+        destinations["equilibrate"] = replace(simulate, method=f"equilibrate@{simulate.site}")
+    return Plan(
+        settings=settings,
+        run_dir=run_dir,
+        run_id=run_id,
+        campaign_id=campaign_id,
+        resumed=before is not None,
+        private_dir=private_dir,
+        prepared=prepared,
+        dynamics=settings.dynamics(prepared.platform),
+        weights=weights,
+        destinations=destinations,
+        executors=executors,
+        stores=stores,
+        redis=None if redis is None else (redis.host, redis.port, redis),
+        began=parts.began,
+    )
+
+
+def _stores(
+    parts: Parts,
+    run_dir: RunDirectory,
+    campaign_id: str,
+    redis: redis_server.RedisServer | None,
+    older: frozenset[StoreKind],
+) -> Stores:
+    settings = parts.settings
+    file_dir = run_dir.proxystore
+    if settings.ps_file_dir is not None:
+        file_dir = settings.ps_file_dir / f"wayfinder-{campaign_id[:12]}"
+    address = None if redis is None else (redis.host, redis.port)
+    globus = settings.ps_globus_config
+    threshold = settings.ps_threshold
+    return Stores(parts.kinds, campaign_id, run_dir.parked, threshold, file_dir, address, globus, older)
+
+
+def _store_kinds(settings: Settings, sites: dict[Topic, Site]) -> dict[Topic, StoreKind]:
+    """Return the kind of each topic's store.
+
+    Raises
+    ------
+    BadInput
+        When a topic's own workers cannot reach it.
+    """
+    shared = all(site.shares_run_dir for site in sites.values())
+    kinds: dict[Topic, StoreKind] = {}
+    for topic, backend in settings.ps_backends.items():
+        chosen = backend or ("file" if shared else "redis")
+        kind: StoreKind = "inline" if settings.no_proxystore or chosen == "none" else chosen
+        site = sites["simulate" if topic == "simulate" else "infer"]
+        if kind not in site.reaches:
+            raise BadInput(
+                f"--{topic}-ps-backend {kind}: workers of site {site.name} reach only "
+                f"{', '.join(sorted(site.reaches))}; choose one of these"
+            )
+        kinds[topic] = kind
+    if settings.ps_globus_config is not None:
+        globus_store.check(settings.ps_globus_config)
+    return kinds
+
+
+def _destinations(
+    sites: dict[Topic, Site], stores: Stores, resources: Resources, run_dir: RunDirectory
+) -> tuple[dict[Topic, Destination], list[ParslExecutor]]:
+    """Return where each topic goes, and the executors; the submit host gets one if data must change stores."""
+    simulate, learn = sites["simulate"], sites["infer"]
+    if simulate.simulate is None or learn.learn is None:
+        lacking = simulate.name if simulate.simulate is None else learn.name
+        raise BadInput(
+            f"site {lacking} has no executor for this topic: choose another with --simulate-site or --ml-site"
+        )
+    executors = [simulate.simulate(resources), learn.learn(resources)]
+
+    def destination(topic: Topic, site: Site, executor: ParslExecutor, slots: int) -> Destination:
+        seen = str(run_dir.path) if site.shares_run_dir else None
+        method = f"{topic}@{site.name}"
+        return Destination(site.name, executor.label, method, slots, site.reaches, stores.of[topic], seen)
+
+    destinations: dict[Topic, Destination] = {
+        "simulate": destination("simulate", simulate, executors[0], simulate.simulate_slots(resources)),
+        "infer": destination("infer", learn, executors[1], learn.learn_slots(resources)),
+        "train": destination("train", learn, executors[1], learn.learn_slots(resources)),
+    }
+    crossing = stores.of["simulate"].kind not in learn.reaches or stores.of["infer"].kind not in simulate.reaches
+    if crossing:
+        executors.append(local.submit_host(resources))
+        store = stores.of["infer"]  # a move names its own store; this one is for the probe
+        destinations["move"] = Destination("host", "host", "move@host", 1, REACHES_ALL, store, None)
+    return destinations, executors
+
+
+def _redis(
+    parts: Parts, run_dir: RunDirectory, older: frozenset[StoreKind], stack: ExitStack
+) -> redis_server.RedisServer | None:
+    """Return the Redis server the campaign uses: the named one, or a private one; None where nothing needs it."""
+    settings = parts.settings
+    stored = "redis" in {*parts.kinds.values(), *older}
+    if settings.queue != "redis" and not stored:
+        return None
+    if settings.redishost is not None:
+        return redis_server.connect(settings.redishost, settings.redisport or 6379)
+    # By the environment, which workers inherit and which is never written down.
+    os.environ[PASSWORD_VARIABLE] = secrets.token_hex(32)
+    started = redis_server.start(
+        settings.redisport, run_dir.path / "logs" / "redis.log", run_dir.redis if stored else None
+    )
+    stack.callback(started.stop)
+    return started
