@@ -246,7 +246,7 @@ def _run_again(
     if settings.platform not in ("auto", prepared.platform):
         prepared = replace(prepared, platform=settings.platform)
     parts = Parts.gather(settings, prepared, began)
-    for run_id in before.run_ids_here():
+    for run_id in before.run_ids:
         reap(run_id)  # what a process that was killed left behind
     with ExitStack() as stack:
         return parts, _run(set_up(parts, run_dir, stack, before), signals)
@@ -301,6 +301,8 @@ VERBS = {"start": start, "resume": resume, "rerun": rerun, "status": status, "pr
 def _exit_code(summary: Summary, signals: Signals) -> int:
     if signals.first is not None:
         return 128 + signals.first
+    if summary.status == "interrupted":
+        return 128 + signal.SIGTERM  # as a scheduler would have ended it
     return COMPLETE if summary.status == "complete" else FAILED
 
 

@@ -27,12 +27,12 @@ from tasks.transport import exists, fetch, ship
 logger = logging.getLogger(__name__)
 
 
-def begin_process(ledger: Ledger, run_id: str, campaign_id: str, about: Mapping[str, object]) -> None:
+def begin_process(ledger: Ledger, run_id: str, run_dir: Path, about: Mapping[str, object]) -> None:
     """Note who works on the campaign now, and what it is (``about``: more values of the campaign as a whole)."""
+    here = {"host": socket.gethostname(), "pid": os.getpid(), "run_dir": str(run_dir)}
     processes = ledger.meta().get("processes", [])
-    processes.append({"run_id": run_id, "host": socket.gethostname(), "pid": os.getpid(), "started": time.time()})
+    processes.append({"run_id": run_id, "started": time.time(), **here})
     with ledger.transaction():
-        ledger.set_meta("campaign", campaign_id)
         ledger.set_meta("processes", processes)
         for key, value in {"status": "running", "reason": None, **about}.items():
             ledger.set_meta(key, value)
@@ -63,7 +63,7 @@ def finder(destinations: Mapping[Topic, Destination], stores: Stores) -> Callabl
 
     def find(ref: Ref, topic: Topic) -> Ref | None:
         destination = destinations.get(topic)
-        if ref.data is None and not exists(ref):
+        if not _is_readable(ref):
             return None
         # Where there is no such destination any more, data need not be brought there.
         if destination is None or ref.data is not None or ref.store.kind in destination.reaches:
@@ -78,6 +78,16 @@ def finder(destinations: Mapping[Topic, Destination], stores: Stores) -> Callabl
         return moved[key]
 
     return find
+
+
+def _is_readable(ref: Ref) -> bool:
+    """Return whether data are there, and whole."""
+    try:
+        fetch(ref)
+    except TaskFailed as error:
+        logger.warning("%s", error)
+        return False
+    return True
 
 
 def recoverer(ledger: Ledger, run_dir: Path, store: StoreSpec) -> Callable[[Learnt], tuple[Ref, int] | None]:

@@ -25,11 +25,12 @@ from agents.queues import Queues, pipe_queues, redis_queues
 from agents.state import CampaignState, Destination, Molecule
 from agents.steering import Steering
 from agents.summing import snapshot, summarise
-from agents.supervisor import Server, Signals, Supervisor
+from agents.supervisor import Room, Server, Signals, Supervisor
 from agents.thinker import CampaignThinker
 from campaign.display import Display
 from campaign.guardian import Guardian
 from campaign.ledger import Ledger
+from campaign.limits import end_of_time
 from campaign.processes import reap
 from campaign.rundir import RunDirectory
 from campaign.settings import Settings
@@ -102,6 +103,12 @@ class Plan:
     stores: Stores
     redis: tuple[str, int, RedisServer] | None
     began: float
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Where the campaign writes on this host."""
+        stores = (dict(spec.options).get("store_dir") for spec in self.stores.specs if spec.kind == "file")
+        return (self.run_dir.path, *(Path(folder) for folder in stores if folder is not None))
 
 
 def run_campaign(plan: Plan, signals: Signals) -> Summary:
@@ -216,8 +223,13 @@ def _steering(plan: Plan, ledger: Ledger) -> Steering:
     """
     swept = mend(ledger, plan.run_dir.path, plan.stores) if plan.resumed else 0
     settings = plan.settings
-    about = {"settings": settings.as_config(), "system": plan.prepared.name, "target": settings.target_segments}
-    begin_process(ledger, plan.run_id, plan.campaign_id, about)
+    about = {
+        "campaign": plan.campaign_id,
+        "settings": settings.as_config(),
+        "system": plan.prepared.name,
+        "target": settings.target_segments,
+    }
+    begin_process(ledger, plan.run_id, plan.run_dir.path, about)
     if ledger.network is not None:
         logger.info("the ledger lies on %s: a rollback journal and a sync for every commit", ledger.network)
     state, basis = _state(plan, ledger)
@@ -290,9 +302,12 @@ def _watch(service: Service, thinker: CampaignThinker, signals: Signals) -> None
     plan, state = service.plan, thinker.steering.state
     redis = None if plan.redis is None else plan.redis[2]
     state.began = time.monotonic()
+    state.end_of_time = end_of_time(plan.settings.walltime, plan.began)
     logger.info("%s: %s", plan.prepared.name, plan.settings.policy)
     with _display(thinker.steering) as display:
-        supervisor = Supervisor(thinker, service.task_server, redis, signals, plan.settings.grace_s, display.update)
+        settings = plan.settings
+        room = Room(plan.folders, settings.min_free_mb * 1_000_000, 60 * settings.max_pause_minutes)
+        supervisor = Supervisor(thinker, service.task_server, redis, signals, settings.grace_s, display.update, room)
         thinker.start()
         try:
             supervisor.watch()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -19,6 +20,9 @@ from tasks.messages import FileRecord, Ref, SegmentResult, SegmentSpec
 
 # Bundles sent per worker: one runs, one waits behind it.
 QUEUED_PER_WORKER = 2
+
+# Wall time that a campaign takes to end in order.
+LEAVING_S = 15.0
 
 # Short segments are bundled until they keep a worker busy for so long: a task costs some 6 ms of CPU whatever it
 # does, 2 % of this.
@@ -76,6 +80,9 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         self._n_pending = 0
         self._bundle_of: dict[int, int] = {}
         self._left_in: Counter[int] = Counter()
+        self._n_given_up = 0
+        self._last_failure = ""
+        self._durations: deque[float] = deque(maxlen=64)
 
     # What is sent -----------------------------------------------------------------------------------------------
 
@@ -103,6 +110,8 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
     def fill(self) -> None:
         """Send segments for idle walkers until every worker has a bundle running and one waiting."""
         slots = self.destination.slots
+        if self.state.paused is not None or not self._in_time():
+            return
         while self.idle and self.n_bundles < QUEUED_PER_WORKER * slots and self.wants_more():
             size = self.bundle_size()
             # What is out will come back and fill the bundle; a worker that has nothing to do waits for none.
@@ -110,6 +119,20 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
                 return
             if not self._begin_bundle(size):
                 return
+
+    def _in_time(self) -> bool:
+        """Return whether a segment sent now would be back before time is over; if not, none is sent any more."""
+        end = self.state.end_of_time
+        if end is None or self.state.ending is not None:
+            return True
+        longest = max(self._durations, default=0.0) * self.bundle_size()
+        # It waits behind one, and the campaign needs a moment to end.
+        left = end - time.monotonic() - LEAVING_S
+        if left > QUEUED_PER_WORKER * longest:
+            return True
+        self.state.out_of_time = True
+        self.state.end(f"the time is over: {max(0.0, left):.0f} s are left, and segments take {longest:.1f} s")
+        return False
 
     def _begin_bundle(self, size: int) -> bool:
         """Begin up to so many segments; return False where none could be begun."""
@@ -248,6 +271,7 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
     def given_up(self, spec: SegmentSpec, failure: Failure, verdict: Verdict) -> None:
         """Keep the loss until `apply_next` takes it; what a later process tries again is not lost."""
         start = self._origins.pop(spec.segment_id)
+        self._last_failure = failure.message
         if verdict == "again":
             self._expect_no_more(spec.segment_id)
         else:
@@ -272,13 +296,22 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         self._expect_no_more(segment_id)
         walker = self.walkers[arrived.spec.walker_id]
         if arrived.result is not None:
+            self._n_given_up = 0
             self.apply(arrived.spec, arrived.result)
             self.state.counts.steered += arrived.start.steered
-        elif arrived.verdict == "systematic":
-            self.quarantine(arrived.start)
+        else:
+            self._lost(arrived)
         if walker.segment_id == segment_id:
             self._rest(walker)
         return True
+
+    def _lost(self, arrived: Arrived) -> None:
+        """Go on without a segment, unless all of them are lost."""
+        if arrived.verdict == "systematic":
+            self.quarantine(arrived.start)
+        self._n_given_up += 1
+        if self._n_given_up >= max(len(self.walkers), self.state.settings.max_attempts):
+            self.state.fail(f"{self._n_given_up} segments in a row were given up: {self._last_failure}")
 
     def _rest(self, walker: Walker) -> None:
         """Let a walker wait for its next segment."""
@@ -362,6 +395,7 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         counts = self.state.counts
         # Results do not come back in the order in which they ran.
         if outcome.started is not None and outcome.ended is not None:
+            self._durations.append(outcome.ended - outcome.started)
             counts.first_started = min(outcome.started, counts.first_started or outcome.started)
             counts.last_ended = max(outcome.ended, counts.last_ended or outcome.ended)
 

@@ -264,6 +264,12 @@ class CampaignState:
         Why no new segments are sent, once that is so.
     failure
         Why the campaign cannot go on, once that is so.
+    end_of_time
+        When the process will be ended from the outside, monotonic; None where nobody says.
+    out_of_time
+        Whether that is why no new segments are sent.
+    paused
+        Why nothing is sent for the time being.
     stores
         Where data of the campaign may lie, by name.
     find
@@ -315,6 +321,9 @@ class CampaignState:
         self.model: Ref | None = None
         self.model_version = 0
         self.coverage: Coverage | None = None
+        self.end_of_time: float | None = None
+        self.out_of_time = False
+        self.paused: str | None = None
         self.ending: str | None = None
         self.failure: str | None = None
         self.stopped = False
@@ -364,7 +373,7 @@ class CampaignState:
     @property
     def quiet(self) -> bool:
         """Whether learning, too, sends nothing any more."""
-        return self.stopped or self.failure is not None
+        return self.stopped or self.out_of_time or self.failure is not None
 
     def end(self, reason: str) -> None:
         """Send no more segments; the first reason stands."""

@@ -61,11 +61,16 @@ class Steering:
         now = time.monotonic()
         with self.state.lock:
             due = any(agent.overdue(now) for agent in self.agents.values()) or self._time_is_up(now)
+            due = due or (self.state.end_of_time is not None and now > self.state.end_of_time)
         return self._decide(lambda: self._check_clock(now)) if due else Outbox()
 
     def stop(self, reason: str) -> Outbox:
         """Send nothing more; what still comes back is kept."""
         return self._decide(lambda: self._stop(reason))
+
+    def pause(self, reason: str | None) -> Outbox:
+        """Send nothing for the time being; None: go on."""
+        return self._decide(lambda: setattr(self.state, "paused", reason))
 
     def note_decision(self, milliseconds: float) -> None:
         """Note how long a freed slot waited for its next segment to be sent."""
@@ -130,6 +135,8 @@ class Steering:
             self.simulate.fill()
 
     def _learn(self) -> None:
+        if self.state.paused is not None:
+            return
         self.train.refine()
         # What is learnt from the last segments is part of the campaign: coverage counts their frames.
         self.infer.look(last=self._no_more_segments() and not self.move.busy)

@@ -56,7 +56,7 @@ def summarise(
     status: Status = "complete"
     if state.failure is not None:
         status = "failed"
-    if stopped_by is not None:
+    if stopped_by is not None or (state.out_of_time and state.failure is None):
         status = "interrupted"
     return Summary(
         status=status,

@@ -6,14 +6,20 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Protocol
 
 from agents.server import SafeTaskServer, why_it_ended
+from agents.simulate import LEAVING_S
 from agents.thinker import CampaignThinker
+from campaign.display import tell
+from campaign.limits import too_full
 
 _LOOK_EVERY_S = 0.1
 _LOOK_AT_REDIS_EVERY_S = 2.0
+_LOOK_AT_DISKS_EVERY_S = 1.0
 
 
 class Server(Protocol):
@@ -57,6 +63,41 @@ class Signals:
         self.received.append(signal.Signals(number))
 
 
+@dataclass(slots=True)
+class Room:
+    """Whether a campaign's disks have room.
+
+    Attributes
+    ----------
+    max_wait_s
+        How long a campaign waits for it.
+    """
+
+    folders: tuple[Path, ...]
+    min_free_bytes: int
+    max_wait_s: float
+    _told: str | None = None
+    _since: float = 0.0
+    _due: float = 0.0
+
+    def look(self) -> str | None:
+        """Return a sentence while a disk is too full; looks now and then."""
+        now = time.monotonic()
+        if now >= self._due:
+            self._due = now + _LOOK_AT_DISKS_EVERY_S
+            # A little more than asked for before it goes on, or it would stop at every file.
+            wanted = self.min_free_bytes if self._told is None else round(1.1 * self.min_free_bytes)
+            told = too_full(self.folders, wanted)
+            self._since = now if self._told is None else self._since
+            self._told = told
+        return self._told
+
+    @property
+    def waited_s(self) -> float:
+        """How long it has been too full."""
+        return 0.0 if self._told is None else time.monotonic() - self._since
+
+
 class Supervisor:
     """Waits for a campaign to be over, and sees to it that it will be.
 
@@ -66,6 +107,8 @@ class Supervisor:
         How long results may still arrive after a signal, or after the time was up.
     show
         Called now and then, to show progress.
+    room
+        Whether the campaign's disks have room.
     """
 
     def __init__(
@@ -76,6 +119,7 @@ class Supervisor:
         signals: Signals,
         grace_s: float,
         show: Callable[[], None],
+        room: Room,
     ) -> None:
         self._thinker = thinker
         self._server = server
@@ -83,6 +127,7 @@ class Supervisor:
         self._signals = signals
         self._grace_s = grace_s
         self._show = show
+        self._room = room
         self._redis_due = 0.0
 
     def watch(self) -> None:
@@ -98,13 +143,31 @@ class Supervisor:
             if self._signals.first is not None and not told:
                 told = True
                 self._thinker.stop(f"{self._signals.first.name} was received")
+            self._mind_room()
             if deadline == float("inf") and self._thinker.steering.state.ending is not None:
-                deadline = time.monotonic() + self._grace_s
+                deadline = self._patience()
             if self._thinker.steering.state.failure is not None:
                 return
             if self._thinker.steering.finished:
                 return
             time.sleep(_LOOK_EVERY_S)
+
+    def _patience(self) -> float:
+        """Return until when results may still arrive (monotonic): where time runs out, as long as there is some."""
+        state = self._thinker.steering.state
+        end = time.monotonic() + self._grace_s
+        return end if state.end_of_time is None or not state.out_of_time else max(end, state.end_of_time - LEAVING_S)
+
+    def _mind_room(self) -> None:
+        """Hold the campaign while a disk is too full, for some time."""
+        state = self._thinker.steering.state
+        told = self._room.look()
+        if (told is None) == (state.paused is None):
+            if told is not None and self._room.waited_s > self._room.max_wait_s:
+                state.fail(f"{told}, for {self._room.max_wait_s / 60:g} min: free some space and resume")
+            return
+        self._thinker.pause(told)
+        tell("the disk has room again: going on" if told is None else f"waiting: {told}; free some space")
 
     def trouble(self) -> str | None:
         """Return why the campaign cannot go on, if a server is gone."""

@@ -79,6 +79,10 @@ class CampaignThinker(BaseThinker):
         except (sqlite3.Error, OSError, RedisError) as error:
             self.steering.state.fail(f"the Thinker could not be stopped in order: {error}")
 
+    def pause(self, reason: str | None) -> None:
+        """Send nothing for the time being; None: go on. Called from outside."""
+        self._guarded(lambda: self.act(self.steering.pause(reason)))
+
     def act(self, outbox: Outbox) -> float | None:
         """Do what was decided, slots first; return when the first segment was sent (monotonic), if one was."""
         try:

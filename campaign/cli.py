@@ -89,6 +89,10 @@ class Command:
         return self.run
 
 
+# Other words for a setting.
+_ALIASES = {"min_free_mb": ("--min-free",)}
+
+
 class _Switch(argparse.Action):
     """A boolean with a flag for yes and a flag for no, so that the command line can undo a configuration file."""
 
@@ -291,7 +295,8 @@ def _add_setting(group: argparse._ArgumentGroup, name: str, field: FieldInfo) ->
         group.add_argument(flag(name), dest=name, metavar=names, nargs=n_values(field), help=text)
     else:
         action = "append" if repeats(field) else "store"
-        group.add_argument(flag(name), dest=name, action=action, metavar=_metavar(field), help=text)
+        names = (flag(name), *_ALIASES.get(name, ()))
+        group.add_argument(*names, dest=name, action=action, metavar=_metavar(field), help=text)
 
 
 def _metavar(field: FieldInfo) -> str:

@@ -40,7 +40,7 @@ class Standing:
     settings
         Of the last process.
     run_ids
-        Of all processes so far, with the host of each.
+        Of earlier processes on this machine that had the run in the same place; those of a copy are not ours.
     store_kinds
         Kinds of store in which the last process left what is needed to go on.
     """
@@ -48,7 +48,7 @@ class Standing:
     status: str
     campaign_id: str
     settings: Mapping[str, Any]
-    run_ids: tuple[tuple[str, str], ...]
+    run_ids: tuple[str, ...]
     segments: int
     model_version: int
     store_kinds: frozenset[StoreKind]
@@ -58,10 +58,6 @@ class Standing:
         target = settings.target_segments
         reached = "max_minutes" not in flags if target is None else self.segments >= target
         return self.status == "complete" and reached and self.model_version >= settings.min_model_versions
-
-    def run_ids_here(self) -> list[str]:
-        """Return the ids of earlier processes on this machine."""
-        return [run_id for run_id, host in self.run_ids if host == socket.gethostname()]
 
 
 def standing(run_dir: RunDirectory) -> Standing:
@@ -84,11 +80,15 @@ def standing(run_dir: RunDirectory) -> Standing:
         meta.get("status", "running"),
         meta.get("campaign", ""),
         meta.get("settings", {}),
-        tuple((process["run_id"], process["host"]) for process in meta.get("processes", [])),
+        tuple(process["run_id"] for process in meta.get("processes", []) if _was_here(process, run_dir.path)),
         told.get("segments", 0),
         told.get("model_version", 0),
         frozenset(kind for (text,) in needed for name, _ in addresses(text) if (kind := kind_of(name)) is not None),
     )
+
+
+def _was_here(process: Mapping[str, Any], run_dir: Path) -> bool:
+    return (process["host"], process["run_dir"]) == (socket.gethostname(), str(run_dir))
 
 
 def resumed_settings(run: Path, before: Mapping[str, Any], flags: Mapping[str, object]) -> Settings:

@@ -366,7 +366,21 @@ class Settings(BaseModel):
     grace_s: float = _setting(
         "limits", 10.0, "time that results may still arrive in after SIGINT or SIGTERM", "s", ge=0, le=_LONGEST_S
     )
-    min_free_mb: int = _setting("limits", 200, "free disk space without which nothing is started", "MB", ge=0)
+    walltime: float | None = _setting(
+        "limits",
+        None,
+        "wall time after which this command will be ended: no segment is sent that would not be back before",
+        "min",
+        default_text="what Slurm says, where the command is in a job of it",
+        gt=0,
+        le=1e5,
+    )
+    min_free_mb: int = _setting(
+        "limits", 200, "free disk space without which nothing is started, and a campaign waits", "MB", ge=0
+    )
+    max_pause_minutes: float = _setting(
+        "limits", 60.0, "wait so long for room on the disk, then end in order", "min", ge=0, le=1e5
+    )
 
     @model_validator(mode="wrap")
     @classmethod
