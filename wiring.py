@@ -80,7 +80,8 @@ def plan_of(parts: Parts, run_dir: RunDirectory, stack: ExitStack, before: Stand
         Where an earlier process left the campaign; None for a new one.
     """
     settings, prepared = parts.settings, parts.prepared
-    weights = read_weights(settings, len(prepared.feature_indices))
+    began = before is not None and before.began
+    weights = None if began else read_weights(settings, len(prepared.feature_indices))
     run_id = os.environ["WAYFINDER_RUN"]
     private_dir = make_private_dir(run_id)
     stack.callback(shutil.rmtree, private_dir, ignore_errors=True)

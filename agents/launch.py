@@ -37,7 +37,6 @@ from campaign.settings import Settings
 from campaign.stores import Stores
 from campaign.summary import Summary
 from campaign.trace import Traces
-from campaign.wire import Address
 from policies import policy
 from tasks.bundle import run_bundle
 from tasks.equilibrate import equilibrate
@@ -239,6 +238,10 @@ def _steering(plan: Plan, ledger: Ledger) -> Steering:
         state.recover = recoverer(ledger, plan.run_dir.path, plan.stores.of["infer"])
         Recollection(steering).restore()
         logger.info("resumed at segment %d; %d objects of no use were swept", state.counts.segments, swept)
+    if plan.weights is not None and not steering.resumed:
+        store = plan.stores.of["infer"]
+        state.model = ship({"model": np.frombuffer(plan.weights, np.uint8)}, store, always=False)
+        state.hold(state.model, "model")
     return steering
 
 
@@ -265,9 +268,6 @@ def _state(plan: Plan, ledger: Ledger) -> tuple[CampaignState, Ref]:
     state = CampaignState(settings, chosen, plan.dynamics, molecule, plan.destinations, ledger, plan.stores.by_name)
     for ref in shipped.values():
         state.hold(ref, "system")
-    if plan.weights is not None:
-        state.model = ship({"model": np.frombuffer(plan.weights, np.uint8)}, stores["infer"], always=False)
-        state.hold(state.model, "model")
     return state, ship(plan.prepared.basis(), stores["simulate"])
 
 
@@ -336,38 +336,48 @@ def _open_ledger(path: Path) -> Ledger:
 
 
 def _leave(plan: Plan, ledger: Ledger, state: CampaignState, queues: Queues) -> None:
-    """Leave the campaign so that a later process can go on: nothing running, nothing but that in the stores."""
+    """Leave the campaign so that a later process can go on: nothing running, nothing in the stores."""
     try:
         queues.flush()
     except RedisError as error:
         logger.warning("the queues could not be emptied: %s", error)
+    parked = plan.stores.parked
+    held = sum(ref.store != parked for ref in state.holds.refs())
+    found = _count(plan.stores)
+    # On a full disk there is room again for what comes then.
+    _sweep(plan.stores, ledger)
     try:
         ledger.abandon_running()
+        with ledger.transaction():
+            ledger.set_meta("status", "interrupted")
     except sqlite3.Error as error:
-        # A full disk: the stores hold what is of no use any more, and room is needed to write what is.
-        _sweep(plan, state, ledger.referenced())
-        try:
-            ledger.abandon_running()
-        except sqlite3.Error:
-            state.fail(f"the ledger could not be written: {error}; free some space on its disk")
+        state.fail(f"the ledger could not be written: {error}; free some space on its disk")
     park(ledger, plan.stores)
-    _sweep(plan, state, ledger.referenced())
+    _sweep(plan.stores, ledger)
+    # What attempts left that never came back was made, too.
+    made = state.holds.created + max(0, found - held)
+    state.holds.drop_all()
+    state.proxies_left = _count(plan.stores)
+    state.holds.created, state.holds.evicted = made, made - state.proxies_left
 
 
-def _sweep(plan: Plan, state: CampaignState, needed: set[Address]) -> None:
-    """Empty the stores of all that is not needed."""
-    plan.stores.left_in_place = any(name != plan.stores.parked.name for name, _ in needed)
+def _sweep(stores: Stores, ledger: Ledger) -> None:
+    """Empty the stores of all that no later process needs."""
+    needed = ledger.referenced()
+    stores.left_in_place = any(name != stores.parked.name for name, _ in needed)
     try:
-        swept, left = plan.stores.sweep(keep=needed)
+        stores.sweep(keep=needed)
     except (TaskFailed, RedisError) as error:
         # A Redis server that is gone has nothing left to empty.
         logger.warning("a store could not be emptied: %s", error)
-        return
-    held = len(state.holds)
-    state.holds.drop_all()
-    state.holds.created += max(0, swept - held)
-    state.holds.evicted = state.holds.created - left
-    state.proxies_left = left
+
+
+def _count(stores: Stores) -> int:
+    """Return how many objects lie in the stores; none of a server that is gone."""
+    try:
+        return stores.count()
+    except (TaskFailed, RedisError):
+        return 0
 
 
 def _note_status(ledger: Ledger, summary: Summary) -> None:

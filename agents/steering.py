@@ -104,6 +104,8 @@ class Steering:
 
     def _begin(self) -> None:
         if not self.resumed:
+            if self.state.model is not None:
+                self.state.ledger.keep("model", self.state.model)
             self.equilibrate.begin()
             return
         by_kind = {agent.kind: agent for agent in self.agents.values()}

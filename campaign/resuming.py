@@ -41,6 +41,8 @@ class Standing:
         Of the last process.
     run_ids
         Of earlier processes on this machine that had the run in the same place; those of a copy are not ours.
+    began
+        Whether anything was decided.
     store_kinds
         Kinds of store in which the last process left what is needed to go on.
     """
@@ -51,6 +53,7 @@ class Standing:
     run_ids: tuple[str, ...]
     segments: int
     model_version: int
+    began: bool
     store_kinds: frozenset[StoreKind]
 
     def is_over(self, settings: Settings, flags: Mapping[str, object]) -> bool:
@@ -83,6 +86,7 @@ def standing(run_dir: RunDirectory) -> Standing:
         tuple(process["run_id"] for process in meta.get("processes", []) if _was_here(process, run_dir.path)),
         told.get("segments", 0),
         told.get("model_version", 0),
+        kept is not None,
         frozenset(kind for (text,) in needed for name, _ in addresses(text) if (kind := kind_of(name)) is not None),
     )
 

@@ -105,6 +105,10 @@ class Stores:
         """
         return {address(ref): ship(fetch(ref), self.parked) for ref in refs if ref.store != self.parked}
 
+    def count(self) -> int:
+        """Return how many objects lie in the stores, without what is parked."""
+        return sum(len(keys(spec)) for spec in self.specs)
+
     def sweep(self, keep: Set[Address] = frozenset()) -> tuple[int, int]:
         """Remove what killed attempts left behind; return how many objects that was, and how many are left.
 

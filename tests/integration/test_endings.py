@@ -289,13 +289,22 @@ def test_a_reader_that_is_gone_does_not_end_the_campaign(campaign: Start) -> Non
 
 
 def test_a_disk_that_fills_up_ends_the_campaign_with_a_sentence(campaign: Start, tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", "1500k"):
+    with small_disk(tmp_path / "disk", "1500k") as disk:
         # Of a campaign that only time ends, nobody knows beforehand that it does not fit.
         run = campaign("--max-minutes", "5", "--min-free-mb", "0", name="disk/run")
         assert run.wait() == 1
         assert "Traceback" not in run.err
         assert run.out.splitlines()[-1] == f"run directory: {run.run_dir}"
         assert "failed" in run.out
+        done = "SELECT id FROM task WHERE kind = 'simulate' AND state = 'complete'"
+        before = set(run.ask(done))
+        assert len(before) > 5
+        # With more room it goes on, and nothing that was committed is lost.
+        subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
+        again = [sys.executable, str(ROOT / "run.py"), "resume", str(run.run_dir)]
+        ended = subprocess.run([*again, "--max-segments", str(len(before) + 10)], capture_output=True, timeout=90)
+        assert ended.returncode == 0, ended.stderr
+        assert before < set(run.ask(done))
         assert not (run.run_dir / "proxystore").exists()
 
 

@@ -203,7 +203,15 @@ def campaign_process(run: Path) -> "subprocess.Popen[str]":
 
 
 @pytest.mark.parametrize(
-    "point", ["before-commit:9", "after-commit:9", "after-send:6", "before-publish:5", "after-park"]
+    "point",
+    [
+        "before-commit:9",
+        pytest.param("after-commit:9", marks=SLOW),
+        pytest.param("after-send:6", marks=SLOW),
+        "before-publish:5",
+        pytest.param("before-park", marks=SLOW),
+        "after-park",
+    ],
 )
 def test_a_kill_at_a_commit_point_loses_nothing(campaign: Start, point: str) -> None:
     run = campaign("--max-segments", "12", "--policy", "random", *QUICK[2:], env={"WAYFINDER_KILL_AT": point})
