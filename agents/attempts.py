@@ -10,7 +10,7 @@ from typing import Literal
 Verdict = Literal["again", "systematic", "random"]
 
 # Of the site, not of the task: its workers are gone, or did not answer.
-OF_THE_SITE = frozenset({"manager_lost", "lost", "site_gone"})
+OF_THE_SITE = frozenset({"manager_lost", "lost", "late", "site_gone"})
 
 # So many times `--max-attempts` a task is tried in all, whatever went wrong each time.
 _PATIENCE = 3

@@ -11,7 +11,8 @@ import time
 
 import pytest
 
-from campaign.ledger import FIRST_OTHER_ID, SCHEMA_VERSION, Ledger
+from campaign.ledger import FIRST_OTHER_ID, SCHEMA_VERSION, Ledger, read_ledger
+from tasks.errors import BadInput
 from tasks.messages import FileRecord
 
 # Columns of the contract; others may be added to these.
@@ -290,3 +291,89 @@ def test_a_killed_writer_leaves_whole_decisions(tmp_path, path, point, kept):
     assert reader.execute("SELECT count(*) FROM task JOIN attempt ON id = task_id").fetchone() == (kept,)
     assert reader.execute("SELECT count(*) FROM task").fetchone() == (kept,)
     reader.close()
+
+
+# ---- what a later process needs
+
+
+def test_what_is_kept_is_written_with_the_transaction_or_not_at_all(path, ledger):
+    with ledger.transaction():
+        ledger.keep("walker/1", {"turn": 3})
+        ledger.keep("frames/7", [1, 2])
+        ledger.keep("frames/8", 8)
+
+    def break_down() -> None:
+        with ledger.transaction():
+            ledger.keep("walker/1", "never")
+            ledger.forget("frames/7")
+            for _ in range(2):
+                ledger.begin_attempt(1, 1, "local")
+
+    with pytest.raises(sqlite3.Error):
+        break_down()
+    with ledger.transaction():
+        pass
+    assert ledger.kept() == {"walker/1": {"turn": 3}, "frames/7": [1, 2], "frames/8": 8}
+    with ledger.transaction():
+        ledger.keep("frames/7", "again")  # in its old place
+        ledger.keep("passing", 1)
+        ledger.forget("passing")
+        ledger.forget("walker/1")
+    assert list(ledger.kept("frames/").items()) == [("7", "again"), ("8", 8)]
+    assert ledger.kept() == {"frames/7": "again", "frames/8": 8}
+
+
+def test_open_tasks_tell_how_often_they_failed(ledger):
+    with ledger.transaction():
+        ledger.add_task(3, "simulate", "cpu", steered=True, novelty=0.5, bundle=4, spec="{}")
+        for number, outcome in enumerate(["nan", "abandoned", "manager_lost", "late"], start=1):
+            ledger.begin_attempt(3, number, "local")
+            ledger.end_attempt(3, number, outcome, error=None if outcome == "abandoned" else f"{outcome} it is")
+        ledger.add_task(1, "simulate", "cpu", spec="{}")
+        ledger.add_task(2, "simulate", "cpu", spec="{}")
+        ledger.complete(2)
+    first, second = ledger.open_tasks("running")
+    assert (first.id, first.attempts, first.failures) == (1, 0, ())
+    assert (second.id, second.attempts, second.steered, second.novelty, second.bundle) == (3, 4, True, 0.5, 4)
+    assert second.failures == (("nan", "nan it is"), ("manager_lost", "manager_lost it is"), ("late", "late it is"))
+    assert ledger.open_tasks("fizzled") == []
+
+
+def test_on_a_network_file_system_there_is_no_write_ahead_log(path, monkeypatch):
+    monkeypatch.setattr("campaign.ledger.network_file_system", lambda path: "nfs4")
+    ledger = Ledger(path)
+    with ledger.transaction():
+        ledger.add_task(1, "train", "gpu")
+    reader = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    assert reader.execute("SELECT count(*) FROM task").fetchone() == (1,)
+    assert reader.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    assert not path.with_name("ledger.sqlite-wal").exists()
+    reader.close()
+    ledger.close()
+    # A ledger that was written on a local disk is taken over.
+    local = path.with_name("local.sqlite")
+    monkeypatch.undo()
+    Ledger(local).close()
+    monkeypatch.setattr("campaign.ledger.network_file_system", lambda path: "nfs4")
+    Ledger(local).close()
+    with sqlite3.connect(local) as db:
+        assert db.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    db.close()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a database", b"SQLite format 3\0" + bytes(200)])
+def test_what_is_no_ledger_is_refused_and_left_alone(path, content):
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match=r"ledger .*ledger\.sqlite (cannot be read|has schema None)"):
+        Ledger(path)
+    assert path.read_bytes() == content
+
+
+def test_an_older_ledger_can_be_read_and_not_gone_on_with(path, ledger):
+    with ledger.transaction():
+        ledger.set_meta("schema_version", 1)
+    ledger.close()
+    with pytest.raises(BadInput, match="has schema 1, which keeps too little to go on with"):
+        Ledger(path)
+    with read_ledger(path) as db:
+        assert db.execute("SELECT count(*) FROM task").fetchone() == (0,)

@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from campaign.trace import FILES, Traces
+from campaign.ledger import Ledger
+from campaign.trace import FILES, Traces, mend_traces
 
 CONTRACT = {
     "simulate": "simulation-results.jsonl",
@@ -99,3 +100,20 @@ def test_a_kill_spares_every_line_but_the_one_it_met(tmp_path):
     assert set(whole) == {'{"filler": "' + "x" * 30_000 + '"}'}
     # The kernel may break off a write at a page when the process is killed in its midst.
     assert whole[0].startswith(last)
+
+
+@pytest.mark.parametrize(
+    "left", [b"", b'{"a": 1}\n{"b"', b'{"a": 1}\n{"b": 2}', b'{"a": 1}\n{"b": 2}\n{"c": 3}\n', None]
+)
+def test_a_trace_that_tells_something_else_is_made_anew(tmp_path, left):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    with ledger.transaction():
+        for number, line in enumerate(['{"a": 1}', '{"b": 2}']):
+            ledger.add_record("simulate", number, 1, line)
+    path = tmp_path / FILES["simulate"]
+    if left is not None:
+        path.write_bytes(left)
+    mend_traces(ledger, tmp_path)
+    assert path.read_bytes() == b'{"a": 1}\n{"b": 2}\n'
+    assert not (tmp_path / FILES["move"]).exists()
+    ledger.close()
