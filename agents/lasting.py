@@ -17,6 +17,7 @@ import numpy as np
 from agents.state import Destination, Learnt
 from campaign.faults import reach
 from campaign.ledger import Ledger
+from campaign.rundir import write_whole
 from campaign.stores import Stores
 from campaign.trace import mend_traces
 from tasks.errors import TaskFailed
@@ -107,6 +108,20 @@ def recoverer(ledger: Ledger, run_dir: Path, store: StoreSpec) -> Callable[[Lear
         return None
 
     return recover
+
+
+def mend_learnt(ledger: Ledger, run_dir: Path, model: Ref | None) -> None:
+    """Make files of models and reference sets match what the ledger tells: by what the store has, or by forgetting."""
+    packed = None if model is None else fetch(model)["model"].tobytes()
+    for file in ledger.artifacts("model", "reference"):
+        if _whole(run_dir, file) is not None:
+            continue
+        if packed is not None and sha256(packed) == file.sha256:
+            write_whole(run_dir / file.path, packed)
+            continue
+        logger.warning("%s is not whole, and forgotten", file.path)
+        with ledger.transaction():
+            ledger.drop_artifact(file.path)
 
 
 def _whole(run_dir: Path, file: FileRecord) -> bytes | None:

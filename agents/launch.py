@@ -19,7 +19,7 @@ from parsl.executors.base import ParslExecutor
 from redis import RedisError
 
 from agents import probing, server
-from agents.lasting import begin_process, finder, mend, park, recoverer
+from agents.lasting import begin_process, finder, mend, mend_learnt, park, recoverer
 from agents.memory import Recollection
 from agents.queues import Queues, pipe_queues, redis_queues
 from agents.state import CampaignState, Destination, Molecule
@@ -237,6 +237,7 @@ def _steering(plan: Plan, ledger: Ledger) -> Steering:
         state.find = finder(plan.destinations, plan.stores)
         state.recover = recoverer(ledger, plan.run_dir.path, plan.stores.of["infer"])
         Recollection(steering).restore()
+        mend_learnt(ledger, plan.run_dir.path, state.model)
         logger.info("resumed at segment %d; %d objects of no use were swept", state.counts.segments, swept)
     if plan.weights is not None and not steering.resumed:
         store = plan.stores.of["infer"]

@@ -22,7 +22,7 @@ from tasks.errors import BadInput, TaskFailed
 from tasks.prepared import PreparedSystem
 from tasks.transport import pack, unpack
 
-# Without these a campaign cannot go on.
+# What others read, too; without the ledger and the system a campaign cannot go on.
 LEDGER, PARAMS, SYSTEM, TOPOLOGY = "ledger.sqlite", "params.json", "system.safetensors", "topology.pdb"
 
 _VERSIONS_OF = (
@@ -90,7 +90,7 @@ class RunDirectory:
         """
         if not path.is_dir():
             raise BadInput(f"{path} is no run directory: name the directory of a campaign")
-        lacking = [name for name in (LEDGER, PARAMS, SYSTEM, TOPOLOGY) if not (path / name).is_file()]
+        lacking = [name for name in (LEDGER, SYSTEM) if not (path / name).is_file()]
         if lacking:
             raise BadInput(f"{path} is no run that can go on: it has no {', '.join(lacking)}; name another directory")
         return cls(path.resolve())
@@ -155,12 +155,7 @@ class RunDirectory:
         self._write(name, json.dumps(content, indent=2).encode() + b"\n")
 
     def _write(self, name: str, content: bytes) -> None:
-        part = self.path / f".{name}.part"
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, self.path / name)
+        write_whole(self.path / name, content)
 
     @contextmanager
     def logging(self) -> Iterator[None]:
@@ -181,6 +176,16 @@ class RunDirectory:
     def remove(self) -> None:
         """Remove the directory of a campaign that never began."""
         remove_made(self._made)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, whatever happens to the machine."""
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
 
 
 def make_private_dir(run_id: str) -> Path:
