@@ -111,7 +111,7 @@ def recoverer(ledger: Ledger, run_dir: Path, store: StoreSpec) -> Callable[[Lear
 
 
 def mend_learnt(ledger: Ledger, run_dir: Path, model: Ref | None) -> None:
-    """Make files of models and reference sets match what the ledger tells: by what the store has, or by forgetting."""
+    """Make files of models and reference sets match what the ledger tells: by what a store has, or by forgetting."""
     packed = None if model is None else fetch(model)["model"].tobytes()
     for file in ledger.artifacts("model", "reference"):
         if _whole(run_dir, file) is not None:

@@ -78,6 +78,8 @@ class Plan:
         The same in every process of a campaign; ``run_id`` is this one's.
     resumed
         Whether an earlier process began the campaign.
+    earlier
+        Ids of earlier processes on this machine.
     executors
         Not started yet; they come to life in the task server's process.
     redis
@@ -102,6 +104,7 @@ class Plan:
     stores: Stores
     redis: tuple[str, int, RedisServer] | None
     began: float
+    earlier: tuple[str, ...] = ()
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -191,7 +194,7 @@ def _queues(plan: Plan) -> Queues:
     if plan.settings.queue == "pipe":
         return pipe_queues()
     assert plan.redis is not None  # the settings ask for Redis, so the plan has one
-    return redis_queues(plan.redis[0], plan.redis[1], f"wayfinder-queues-{plan.run_id[:12]}")
+    return redis_queues(plan.redis[0], plan.redis[1], plan.run_id, plan.earlier)
 
 
 def _server(plan: Plan, queues: Queues, life_line: int) -> server.SafeTaskServer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import redis
@@ -93,11 +94,28 @@ class CountedRedis(_Counted, RedisQueues):
 Queues = CountedPipes | CountedRedis
 
 
+def _prefix(run_id: str) -> str:
+    return f"wayfinder-queues-{run_id[:12]}"
+
+
 def pipe_queues() -> CountedPipes:
     """Return queues for a task server on this machine."""
     return CountedPipes(topics=TOPICS, keep_inputs=False)
 
 
-def redis_queues(host: str, port: int, prefix: str) -> CountedRedis:
-    """Return queues on a Redis server; their keys begin with ``prefix``."""
+def redis_queues(host: str, port: int, run_id: str, earlier: Iterable[str] = ()) -> CountedRedis:
+    """Return queues on a Redis server.
+
+    Parameters
+    ----------
+    run_id
+        Tells their keys from those of others.
+    earlier
+        Ids of killed processes of the campaign, whose messages nobody will read any more.
+    """
+    prefix = _prefix(run_id)
+    with redis.StrictRedis(host, port, password=os.environ.get(PASSWORD_VARIABLE), socket_timeout=10) as client:
+        for each in earlier:
+            if left := list(client.scan_iter(match=f"{_prefix(each)}*", count=1000)):
+                client.delete(*left)
     return CountedRedis(topics=TOPICS, hostname=host, port=port, prefix=prefix, keep_inputs=False)

@@ -23,7 +23,7 @@ def queues(request):
         yield pipe_queues()
         return
     redis_server = request.getfixturevalue("redis_server")
-    made = redis_queues(redis_server.host, redis_server.port, "run-1:queue")
+    made = redis_queues(redis_server.host, redis_server.port, "run-1")
     yield made
     made.flush()
 
@@ -152,7 +152,7 @@ def test_every_topic_has_a_queue(queues):
 
 
 def test_redis_is_waited_for_without_end_also_by_the_task_server(redis_server):
-    queues = redis_queues(redis_server.host, redis_server.port, "run-2:queue")
+    queues = redis_queues(redis_server.host, redis_server.port, "run-2")
     theirs = pickle.loads(pickle.dumps(queues))  # noqa: S301  # how it reaches another process
     for side in (queues, theirs):
         # redis-py's default of 5 s, with its retries, raises after a minute of idleness: nothing catches that.
@@ -168,7 +168,7 @@ def test_redis_is_waited_for_without_end_also_by_the_task_server(redis_server):
 
 
 def test_queues_of_two_campaigns_on_one_server_do_not_meet(redis_server):
-    one, other = (redis_queues(redis_server.host, redis_server.port, f"run-{name}:queue") for name in "ab")
+    one, other = (redis_queues(redis_server.host, redis_server.port, f"run-{name}") for name in "ab")
     one.send_inputs("for a", method="m", topic="simulate")
     other.send_inputs("for b", method="m", topic="simulate")
     _, task = other.get_task(timeout=5)
@@ -176,7 +176,19 @@ def test_queues_of_two_campaigns_on_one_server_do_not_meet(redis_server):
     assert task.args == ("for b",)
     with redis.Redis(redis_server.host, redis_server.port) as client:
         client.set("somebody's", "key")
-        assert client.llen("run-a:queue_requests") == 1
+        assert client.llen("wayfinder-queues-run-a_requests") == 1
         one.flush()
         assert client.get("somebody's") == b"key"
         client.delete("somebody's")
+
+
+def test_a_later_process_removes_what_a_killed_one_left_unread(redis_server):
+    killed, other = (redis_queues(redis_server.host, redis_server.port, name) for name in ("killed", "other"))
+    for queues in (killed, other):
+        queues.send_inputs("unread", method="m", topic="simulate")
+    later = redis_queues(redis_server.host, redis_server.port, "later", earlier=["killed"])
+    with redis.Redis(redis_server.host, redis_server.port) as client:
+        assert list(client.scan_iter(match="wayfinder-queues-killed*")) == []
+        assert client.llen("wayfinder-queues-other_requests") == 1
+    for queues in (later, other):
+        queues.flush()
