@@ -155,9 +155,9 @@ class Recollection:
                 continue
             walker.own = replace(own, ref=ref)
             self._state.hold(ref, ("walker", walker.walker_id))
-        again = self._ledger.kept("rerun/")
+        simulate.running_again |= set(map(int, self._ledger.kept("rerun/")))
         for task in self._open:
-            if task.kind == "simulate" and str(task.id) not in again:
+            if task.kind == "simulate" and task.id not in simulate.running_again:
                 spec = decode(SegmentSpec, task.spec, self._state.stores)
                 simulate.walkers[spec.walker_id].segment_id = task.id
         simulate.idle.clear()

@@ -81,7 +81,7 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         self._bundle_of: dict[int, int] = {}
         self._left_in: Counter[int] = Counter()
         self._n_given_up = 0
-        self._last_failure = ""
+        self.running_again: set[int] = set()
         self._durations: deque[float] = deque(maxlen=64)
 
     # What is sent -----------------------------------------------------------------------------------------------
@@ -241,10 +241,11 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         self._expect(task.id, start, task.bundle)
 
     def not_recalled(self, spec: SegmentSpec) -> None:
-        """Let the walker of a segment that cannot be sent again begin another."""
-        walker = self.walkers[spec.walker_id]
-        if walker.segment_id == spec.segment_id:
-            self._rest(walker)
+        """Give up a segment that cannot be sent again, in its turn."""
+        start = Start(spec.start, spec.start_row, spec.parent_id, spec.parent_frame)
+        bundle = self.state.counts.n_sent["simulate"]
+        self._expect(spec.segment_id, start, bundle)
+        self._wait(Arrived(spec, self._origins.pop(spec.segment_id), bundle, None, "random"))
 
     def await_turn(self, arrived: Arrived) -> None:
         """Take back a result of an earlier process that waits for those before it."""
@@ -271,11 +272,13 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
     def given_up(self, spec: SegmentSpec, failure: Failure, verdict: Verdict) -> None:
         """Keep the loss until `apply_next` takes it; what a later process tries again is not lost."""
         start = self._origins.pop(spec.segment_id)
-        self._last_failure = failure.message
         if verdict == "again":
             self._expect_no_more(spec.segment_id)
-        else:
-            self._wait(Arrived(spec, start, self._bundle_of[spec.segment_id], None, verdict))
+            return
+        self._wait(Arrived(spec, start, self._bundle_of[spec.segment_id], None, verdict))
+        self._n_given_up += 1
+        if self._n_given_up >= max(len(self.walkers), self.state.settings.max_attempts):
+            self.state.fail(f"{self._n_given_up} segments in a row were given up: {failure.message}")
 
     def _wait(self, arrived: Arrived) -> None:
         self._arrived[arrived.spec.segment_id] = arrived
@@ -299,19 +302,14 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
             self._n_given_up = 0
             self.apply(arrived.spec, arrived.result)
             self.state.counts.steered += arrived.start.steered
-        else:
-            self._lost(arrived)
+        elif arrived.verdict == "systematic":
+            self.quarantine(arrived.start)
+        if segment_id in self.running_again:
+            self.running_again.remove(segment_id)
+            self.state.ledger.forget(f"rerun/{segment_id}")
         if walker.segment_id == segment_id:
             self._rest(walker)
         return True
-
-    def _lost(self, arrived: Arrived) -> None:
-        """Go on without a segment, unless all of them are lost."""
-        if arrived.verdict == "systematic":
-            self.quarantine(arrived.start)
-        self._n_given_up += 1
-        if self._n_given_up >= max(len(self.walkers), self.state.settings.max_attempts):
-            self.state.fail(f"{self._n_given_up} segments in a row were given up: {self._last_failure}")
 
     def _rest(self, walker: Walker) -> None:
         """Let a walker wait for its next segment."""

@@ -416,8 +416,9 @@ class Campaign:
         simulate, size = self.steering.simulate, self.steering.simulate.bundle_size()
         slots = self.destinations["simulate"].slots
         places = QUEUED_PER_WORKER * slots
-        assert simulate.n_bundles <= places
-        assert simulate.n_pending <= places * size
+        extra = len(simulate.running_again)
+        assert simulate.n_bundles <= places + extra
+        assert simulate.n_pending <= places * size + extra
         if self.settings.lockstep:
             assert len(self.out("simulate")) <= simulate.n_pending
         else:
@@ -430,8 +431,8 @@ class Campaign:
             target = self.state.target_segments
             missing = math.inf if target is None else max(0, target - self.state.counts.segments)
             wanted = missing > simulate.n_pending and simulate.idle
-            assert not wanted or simulate.n_bundles == places or slots <= simulate.n_bundles, "a slot was lost"
-            assert not wanted or simulate.n_bundles == places or len(simulate.idle) < size, "a whole bundle waits"
+            assert not wanted or simulate.n_bundles >= places or slots <= simulate.n_bundles, "a slot was lost"
+            assert not wanted or simulate.n_bundles >= places or len(simulate.idle) < size, "a whole bundle waits"
             if size == 1:
                 assert simulate.n_pending >= min(places, self.settings.walkers, missing), "a slot was lost"
 

@@ -115,3 +115,35 @@ def test_a_result_that_waits_for_its_turn_survives(make_campaign):
         campaign.answer(send)
     assert campaign.state.counts.segments >= 2
     assert campaign.query("SELECT number FROM attempt WHERE task_id IN (1, 3)") == [(1,), (1,)]
+
+
+def test_a_segment_that_is_run_again_leaves_its_walker_alone(make_campaign):
+    campaign = make_campaign(max_attempts=1, walkers=2, slots=1, infer_every=0, policy="plain", max_segments=20)
+    first = campaign.out("simulate")[0]
+    campaign.answer(campaign.out("simulate")[1])
+    campaign.answer(first, "nan")
+    assert campaign.query(f"SELECT state FROM task WHERE id = {task_id(first.spec)}") == [("quarantined",)]
+    walker = campaign.steering.simulate.walkers[first.spec.walker_id]
+    with campaign.ledger.transaction():
+        campaign.ledger.set_state(task_id(first.spec), "ready")
+        campaign.ledger.keep(f"rerun/{task_id(first.spec)}", True)
+    for _ in range(2):
+        campaign.kill()
+        (again,) = [send for send in campaign.out("simulate") if task_id(send.spec) == task_id(first.spec)]
+    walker = campaign.steering.simulate.walkers[first.spec.walker_id]
+    busy_with, own = walker.segment_id, walker.own
+    campaign.answer(again)
+    assert (walker.segment_id, walker.own) == (busy_with, own)
+    assert campaign.ledger.kept("rerun/") == {}
+    campaign.play(random.Random(3))
+    assert campaign.state.counts.segments == 20
+
+
+def test_segments_that_are_always_lost_end_the_campaign(make_campaign):
+    campaign = make_campaign(max_attempts=2, walkers=3, slots=1, infer_every=0, policy="plain")
+    for _ in range(200):
+        if campaign.steering.finished:
+            break
+        campaign.answer(campaign.out("simulate")[0], "manager_lost")
+    assert campaign.state.failure == "3 segments in a row were given up: manager_lost on purpose"
+    assert campaign.state.counts.quarantined == 0
