@@ -27,7 +27,7 @@ _NUMBERS = (
     "next_segment_id", "next_other_id", "observed_segments", "inference_failures", "reference_version", "trained_at",
     "model_version",
 )  # fmt: skip
-_COUNTS = ("segments", "steered", "frames", "simulated_ps", "inferences", "quarantined", "n_decisions")
+_COUNTS = ("segments", "steered", "frames", "simulated_ps", "inferences", "n_decisions")
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +102,7 @@ class Recollection:
         state.reference_files.extend(told["reference_files"])
         state.elapsed_before_s = told["elapsed_s"]
         state.quarantine |= self._ledger.quarantined("simulate") | self._ledger.quarantined("equilibrate")
+        counts.quarantined = len(state.quarantine)  # a person may have let some go
         simulate.next_to_apply, simulate.turn = told["next_to_apply"], told["turn"]
 
     def _restore_learning(self) -> None:
