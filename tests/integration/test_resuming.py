@@ -280,7 +280,7 @@ def test_other_science_is_refused_and_other_limits_are_not(finished: Path) -> No
     assert contents(finished) == before
 
 
-@pytest.mark.parametrize("verb", ["resume", "status", "rerun"])
+@pytest.mark.parametrize("verb", ["resume", *(pytest.param(verb, marks=SLOW) for verb in ("status", "rerun"))])
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, verb: str) -> None:
     flags = ("--failed",) if verb == "rerun" else ()
     for path in (tmp_path, tmp_path / "nothing", Path(__file__)):
@@ -289,8 +289,13 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, verb: str) -> None:
     assert_refused(command(verb), f"{verb} is about a campaign and none is named")
 
 
-@pytest.mark.parametrize("verb", ["resume", "status", "rerun"])
-@pytest.mark.parametrize("length", [0, 50, 4096, 9000])
+@pytest.mark.parametrize(
+    ("verb", "length"),
+    [
+        ("resume", 9000),
+        *(pytest.param(verb, length, marks=SLOW) for verb in ("status", "rerun") for length in (0, 50, 4096)),
+    ],
+)
 def test_a_torn_ledger_is_refused(run_dir: Path, verb: str, length: int) -> None:
     ledger = run_dir / "ledger.sqlite"
     ledger.write_bytes(ledger.read_bytes()[:length])
@@ -307,7 +312,7 @@ def test_a_newer_ledger_is_refused(run_dir: Path) -> None:
     assert contents(run_dir) == before
 
 
-@pytest.mark.parametrize("length", [None, 0, 100, 3000])
+@pytest.mark.parametrize("length", [100, *(pytest.param(length, marks=SLOW) for length in (None, 0, 3000))])
 def test_a_lost_trajectory_is_named_and_its_segment_can_be_given_up(run_dir: Path, length: int | None) -> None:
     path = run_dir / "trajectories" / "00000039.dcd"
     if length is None:
@@ -329,16 +334,16 @@ def test_a_lost_trajectory_is_named_and_its_segment_can_be_given_up(run_dir: Pat
 # ---- what heals
 
 
-@pytest.mark.parametrize("name", ["params.json", "summary.json", "host_info.json", "topology.pdb"])
-def test_a_torn_file_that_is_told_elsewhere_is_made_anew(run_dir: Path, name: str) -> None:
-    (run_dir / name).write_bytes((run_dir / name).read_bytes()[:20])
+def test_torn_files_that_are_told_elsewhere_are_made_anew(run_dir: Path) -> None:
+    for name in ("params.json", "summary.json", "host_info.json", "topology.pdb"):
+        (run_dir / name).write_bytes((run_dir / name).read_bytes()[:20])
     ended = resume(run_dir, "--max-segments", "44")
     assert ended.returncode == 0, ended.stderr
     assert_whole(of(run_dir), 44)
     assert json.loads((run_dir / "params.json").read_text())["max_segments"] == 44
 
 
-@pytest.mark.parametrize("length", [0, 0.5, 0.99])
+@pytest.mark.parametrize("length", [0.5, *(pytest.param(length, marks=SLOW) for length in (0, 0.99))])
 def test_after_a_kill_torn_files_cost_nothing_that_was_committed(killed: Path, tmp_path: Path, length: float) -> None:
     run = Path(shutil.copytree(killed, tmp_path / "run"))
     newest = [max(run.glob(pattern)) for pattern in ("models/model-*", "models/reference-*")]
