@@ -13,6 +13,7 @@ from parsl.executors.base import ParslExecutor
 import config
 from agents.launch import Plan
 from agents.state import Destination
+from campaign.guardian import Guardian
 from campaign.molecule import read_weights
 from campaign.resuming import Standing
 from campaign.rundir import RunDirectory, make_private_dir, refuse_unquotable
@@ -87,6 +88,8 @@ def plan_of(parts: Parts, run_dir: RunDirectory, stack: ExitStack, before: Stand
     stack.callback(shutil.rmtree, private_dir, ignore_errors=True)
     for path in (run_dir.path, private_dir):
         refuse_unquotable(path)
+    guardian = Guardian(run_id, private_dir)
+    stack.callback(guardian.dismiss)
     campaign_id = run_id if before is None else before.campaign_id
     older: frozenset[StoreKind] = frozenset() if before is None else before.store_kinds
     cleaning = stack.enter_context(ExitStack())  # after the servers have ended
@@ -121,6 +124,7 @@ def plan_of(parts: Parts, run_dir: RunDirectory, stack: ExitStack, before: Stand
         campaign_id=campaign_id,
         resumed=before is not None,
         private_dir=private_dir,
+        guardian=guardian,
         prepared=prepared,
         dynamics=settings.dynamics(prepared.platform),
         weights=weights,

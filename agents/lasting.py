@@ -23,7 +23,7 @@ from campaign.trace import mend_traces
 from tasks.errors import TaskFailed
 from tasks.files import discard, publish, sha256, staged_files
 from tasks.messages import FileRecord, Ref, StoreSpec, Topic
-from tasks.transport import exists, fetch, ship
+from tasks.transport import fetch, ship
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ def park(ledger: Ledger, stores: Stores) -> None:
     """Bring what a later process needs into the run directory, as far as it can be."""
     refs = [Ref(stores.by_name[name], key) for name, key in ledger.referenced() if name in stores.by_name]
     try:
-        moved = stores.park(ref for ref in refs if exists(ref))
+        moved = stores.park(refs)
         reach("before-park")
         with ledger.transaction():
             ledger.readdress(moved)

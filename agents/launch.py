@@ -63,6 +63,11 @@ METHODS: dict[Topic, Callable[..., Any]] = {
 class RedisServer(Server, Protocol):
     """A server that knows its bounds."""
 
+    @property
+    def pid(self) -> int | None:
+        """Its process, where it is the campaign's own."""
+        ...
+
     def free_bytes(self) -> int | None:
         """Return the memory it may still take; None where there is no bound."""
         ...
@@ -80,6 +85,8 @@ class Plan:
         Whether an earlier process began the campaign.
     earlier
         Ids of earlier processes on this machine.
+    guardian
+        Ends what the main process leaves, should it be killed; started before anything else.
     executors
         Not started yet; they come to life in the task server's process.
     redis
@@ -96,6 +103,7 @@ class Plan:
     campaign_id: str
     resumed: bool
     private_dir: Path
+    guardian: Guardian
     prepared: PreparedSystem
     dynamics: Dynamics
     weights: bytes | None
@@ -160,34 +168,32 @@ def probe_executors(plan: Plan, signals: Signals) -> dict[str, ProbeReport]:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What runs as long as the campaign: queues, the task server behind them, and the guardian of both."""
+    """What runs as long as the campaign: queues, and the task server behind them."""
 
     queues: Queues
     task_server: server.SafeTaskServer
-    guardian: Guardian
     plan: Plan
 
     def end(self) -> None:
-        """End every process of the run but the guardian; a second call finds nothing to do."""
+        """End every process of the run but guardian and Redis server; a second call finds nothing to do."""
         if self.task_server.is_alive():
             server.stop(self.task_server, self.queues)
-        reap(self.plan.run_id, spare=self.guardian.pid)
+        redis = None if self.plan.redis is None else self.plan.redis[2].pid
+        reap(self.plan.run_id, spare=[self.plan.guardian.pid, *([] if redis is None else [redis])])
         shutil.rmtree(self.plan.private_dir, ignore_errors=True)
 
 
 @contextmanager
 def _served(plan: Plan) -> Iterator[Service]:
     """Keep a task server running; no process of the run outlives this, nor the main process' death."""
-    guardian = Guardian(plan.run_id, plan.private_dir)
     queues = _queues(plan)
-    service = Service(queues, _server(plan, queues, guardian.life_line), guardian, plan)
+    service = Service(queues, _server(plan, queues, plan.guardian.life_line), plan)
     # Forked before this process has threads, a database or a device open.
     service.task_server.start()
     try:
         yield service
     finally:
         service.end()
-        guardian.dismiss()
 
 
 def _queues(plan: Plan) -> Queues:
@@ -347,7 +353,7 @@ def _leave(plan: Plan, ledger: Ledger, state: CampaignState, queues: Queues) -> 
         logger.warning("the queues could not be emptied: %s", error)
     parked = plan.stores.parked
     held = sum(ref.store != parked for ref in state.holds.refs())
-    found = _count(plan.stores)
+    found = plan.stores.count()
     # On a full disk there is room again for what comes then.
     _sweep(plan.stores, ledger)
     try:
@@ -361,7 +367,7 @@ def _leave(plan: Plan, ledger: Ledger, state: CampaignState, queues: Queues) -> 
     # What attempts left that never came back was made, too.
     made = state.holds.created + max(0, found - held)
     state.holds.drop_all()
-    state.proxies_left = _count(plan.stores)
+    state.proxies_left = plan.stores.count()
     state.holds.created, state.holds.evicted = made, made - state.proxies_left
 
 
@@ -374,14 +380,6 @@ def _sweep(stores: Stores, ledger: Ledger) -> None:
     except (TaskFailed, RedisError) as error:
         # A Redis server that is gone has nothing left to empty.
         logger.warning("a store could not be emptied: %s", error)
-
-
-def _count(stores: Stores) -> int:
-    """Return how many objects lie in the stores; none of a server that is gone."""
-    try:
-        return stores.count()
-    except (TaskFailed, RedisError):
-        return 0
 
 
 def _note_status(ledger: Ledger, summary: Summary) -> None:

@@ -163,7 +163,10 @@ class Victim:
         managers = [process for process in found if "process_worker_pool.py" not in _command(process.parent())]
         if kind == "manager":
             return [process for process in managers if process.children()]
-        return [process for process in found if process not in managers] if kind == "worker" else found
+        if kind == "worker":
+            children = [child for manager in managers for child in manager.children()]
+            return [child for child in children if "resource_tracker" not in _command(child)]
+        return found
 
 
 _TITLES = {

@@ -42,7 +42,7 @@ def colmena_worker(
         yield queues
     finally:
         stop(server, queues)
-        reap(run_id, spare=guardian.pid)
+        reap(run_id, spare=[guardian.pid])
         guardian.dismiss()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import psutil
 
@@ -17,19 +17,19 @@ def new_run_id() -> str:
     return uuid.uuid4().hex
 
 
-def processes_of(run_id: str, spare: int | None = None) -> list[psutil.Process]:
+def processes_of(run_id: str, spare: Collection[int] = ()) -> list[psutil.Process]:
     """Return the living processes that carry a run's id, without this one, its ancestors, and ``spare``."""
-    own = {process.pid for process in [psutil.Process(), *psutil.Process().parents()]} | {spare}
+    own = {process.pid for process in [psutil.Process(), *psutil.Process().parents()]} | set(spare)
     return [process for process in psutil.process_iter() if process.pid not in own and _carries(process, run_id)]
 
 
-def reap(run_id: str, grace_s: float = 2.0, spare: int | None = None) -> int:
+def reap(run_id: str, grace_s: float = 2.0, spare: Collection[int] = ()) -> int:
     """End every process of a run: ask, wait for ``grace_s``, then kill; return how many there were.
 
     Parameters
     ----------
     spare
-        Process that is left alive.
+        Processes that are left alive.
     """
     found = processes_of(run_id, spare)
     _signal(found, signal.SIGTERM)

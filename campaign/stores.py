@@ -6,15 +6,18 @@ takes it, so that nothing stays on a server or in a shared folder.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import get_args
 
 from campaign.rundir import missing_directories, remove_made
 from campaign.wire import Address, address
-from tasks.errors import BadInput
+from tasks.errors import BadInput, Unreachable
 from tasks.messages import Ref, StoreKind, StoreSpec, Topic
 from tasks.transport import clear, evict, fetch, keys, open_store, ship
+
+logger = logging.getLogger(__name__)
 
 
 def kind_of(name: str) -> StoreKind | None:
@@ -61,6 +64,7 @@ class Stores:
         older: Set[StoreKind] = frozenset(),
     ) -> None:
         self._made: list[Path] = []
+        self._gone: set[str] = set()
         self.left_in_place = False
         options: dict[StoreKind, tuple[tuple[str, str], ...]] = {"inline": ()}
         if "file" in {*kinds.values(), *older}:
@@ -96,18 +100,31 @@ class Stores:
             remove_made(self._made)
 
     def park(self, refs: Iterable[Ref]) -> dict[Address, Ref]:
-        """Bring data into the run directory; return their new addresses, by the old ones.
+        """Bring data that are there into the run directory; return their new addresses, by the old ones.
 
         Raises
         ------
         TaskFailed, OSError
             When they cannot be read or written; the old ones are as they were.
         """
-        return {address(ref): ship(fetch(ref), self.parked) for ref in refs if ref.store != self.parked}
+        there = {spec.name: set(self._keys(spec)) for spec in self.specs}
+        found = (ref for ref in refs if ref.key in there.get(ref.store.name, ()) or ref.store.kind == "globus")
+        return {address(ref): ship(fetch(ref), self.parked) for ref in found}
 
     def count(self) -> int:
-        """Return how many objects lie in the stores, without what is parked."""
-        return sum(len(keys(spec)) for spec in self.specs)
+        """Return how many objects lie in the stores that answer, without what is parked."""
+        return sum(len(self._keys(spec)) for spec in self.specs)
+
+    def _keys(self, spec: StoreSpec) -> list[tuple[str, ...]]:
+        """Return a store's keys; none of a server that is gone, which is not asked again."""
+        if spec.name in self._gone:
+            return []
+        try:
+            return keys(spec)
+        except Unreachable as error:
+            logger.warning("nothing can be done in a store: %s", error)
+            self._gone.add(spec.name)
+            return []
 
     def sweep(self, keep: Set[Address] = frozenset()) -> tuple[int, int]:
         """Remove what killed attempts left behind; return how many objects that was, and how many are left.
@@ -119,14 +136,16 @@ class Stores:
         """
         swept = left = 0
         for spec in (*self.specs, self.parked):
-            found = keys(spec)
+            found = self._keys(spec)
             surplus = [key for key in found if (spec.name, key) not in keep]
+            if spec.name in self._gone:
+                continue
             if len(surplus) == len(found):
                 clear(spec)
             else:
                 for key in surplus:
                     evict(Ref(spec, key))
             swept += len(surplus)
-            left += sum((spec.name, key) not in keep for key in keys(spec))
+            left += sum((spec.name, key) not in keep for key in self._keys(spec))
         open_store.cache_clear()
         return swept, left

@@ -45,6 +45,11 @@ class RedisServer:
     process: subprocess.Popen[bytes] | None
     _silences: int = 0
 
+    @property
+    def pid(self) -> int | None:
+        """Its process; None where it is somebody else's."""
+        return None if self.process is None else self.process.pid
+
     def trouble(self) -> str | None:
         """Return a sentence if the server is gone."""
         if self.process is not None and self.process.poll() is not None:

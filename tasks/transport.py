@@ -222,17 +222,6 @@ def evict(ref: Ref) -> None:
             open_store(ref.store).evict(_connector_key(ref))
 
 
-def exists(ref: Ref) -> bool:
-    """Return whether data are still at an address; not where the store does not answer."""
-    if ref.data is not None:
-        return True
-    try:
-        with _reaching(ref.store):
-            return bool(open_store(ref.store).connector.exists(_connector_key(ref)))
-    except Unreachable:
-        return False
-
-
 def move(spec: MoveSpec) -> MoveResult:
     """Put arrays again in another store (a task of the submit host, which reaches both)."""
     return MoveResult(spec.task_id, spec.attempt, ship(fetch(spec.source), spec.store), {})

@@ -56,6 +56,7 @@ def plan_of(alanine: PreparedSystem, tmp_path: Path):
             campaign_id="0" * 32,
             resumed=False,
             private_dir=tmp_path,
+            guardian=None,
             prepared=alanine,
             dynamics=settings.dynamics("Reference"),
             weights=None,
