@@ -21,6 +21,9 @@ from tasks.messages import FileRecord, Ref, SegmentResult, SegmentSpec
 # Bundles sent per worker: one runs, one waits behind it.
 QUEUED_PER_WORKER = 2
 
+# After so many segments that were given up, and none that ended well between them, nothing will get better.
+GIVEN_UP_IN_A_ROW = 10
+
 # Wall time that a campaign takes to end in order.
 LEAVING_S = 15.0
 
@@ -277,7 +280,7 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
             return
         self._wait(Arrived(spec, start, self._bundle_of[spec.segment_id], None, verdict))
         self._n_given_up += 1
-        if self._n_given_up >= max(len(self.walkers), self.state.settings.max_attempts):
+        if self._n_given_up >= max(len(self.walkers), GIVEN_UP_IN_A_ROW):
             self.state.fail(f"{self._n_given_up} segments in a row were given up: {failure.message}")
 
     def _wait(self, arrived: Arrived) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 import time
@@ -16,6 +17,8 @@ from agents.simulate import LEAVING_S
 from agents.thinker import CampaignThinker
 from campaign.display import tell
 from campaign.limits import too_full
+
+logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.1
 _LOOK_AT_REDIS_EVERY_S = 2.0
@@ -167,7 +170,9 @@ class Supervisor:
                 state.fail(f"{told}, for {self._room.max_wait_s / 60:g} min: free some space and resume")
             return
         self._thinker.pause(told)
-        tell("the disk has room again: going on" if told is None else f"waiting: {told}; free some space")
+        sentence = "the disk has room again: going on" if told is None else f"waiting: {told}; free some space"
+        logger.warning("%s", sentence)
+        tell(sentence)
 
     def trouble(self) -> str | None:
         """Return why the campaign cannot go on, if a server is gone."""

@@ -164,9 +164,13 @@ class Victim:
         if kind == "manager":
             return [process for process in managers if process.children()]
         if kind == "worker":
-            children = [child for manager in managers for child in manager.children()]
-            return [child for child in children if "resource_tracker" not in _command(child)]
+            return [child for manager in managers for child in _workers_of(manager)]
         return found
+
+
+def _workers_of(manager: psutil.Process) -> list[psutil.Process]:
+    """Return a pool's workers; its first two children are multiprocessing's own."""
+    return sorted(manager.children(), key=lambda child: child.pid)[2:]
 
 
 _TITLES = {

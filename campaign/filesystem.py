@@ -84,12 +84,12 @@ def only_process(run_dir: Path) -> Iterator[None]:
 
 
 def _lock(handle: int) -> None:
-    """Take a lock, at the second try if somebody was only looking whether it is taken."""
-    for patience in (True, False):
+    """Take a lock, at a later try if somebody was only looking whether it is taken."""
+    for tries_left in reversed(range(20)):
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except OSError as error:
-            if not patience or error.errno not in (errno.EACCES, errno.EAGAIN):
+            if not tries_left or error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise
-        time.sleep(0.2)
+        time.sleep(0.05)

@@ -145,5 +145,5 @@ def test_segments_that_are_always_lost_end_the_campaign(make_campaign):
         if campaign.steering.finished:
             break
         campaign.answer(campaign.out("simulate")[0], "manager_lost")
-    assert campaign.state.failure == "3 segments in a row were given up: manager_lost on purpose"
+    assert campaign.state.failure == "10 segments in a row were given up: manager_lost on purpose"
     assert campaign.state.counts.quarantined == 0

@@ -298,6 +298,7 @@ MAY_BE_ZERO = {
     "min_model_versions",
     "grace_s",
     "min_free_mb",
+    "max_pause_minutes",
 }
 
 
