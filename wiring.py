@@ -113,7 +113,7 @@ def plan_of(parts: Parts, run_dir: RunDirectory, stack: ExitStack, before: Stand
         settings.segments_per_device,
         prepared.platform in GPU_PLATFORMS,
     )
-    destinations, executors = _destinations(parts.sites, stores, resources, run_dir)
+    destinations, executors = _destinations(parts, stores, resources, run_dir)
     if settings.equilibrate_ps:
         simulate = destinations["simulate"]
         destinations["equilibrate"] = replace(simulate, method=f"equilibrate@{simulate.site}")
@@ -180,10 +180,10 @@ def _store_kinds(settings: Settings, sites: dict[Topic, Site]) -> dict[Topic, St
 
 
 def _destinations(
-    sites: dict[Topic, Site], stores: Stores, resources: Resources, run_dir: RunDirectory
+    parts: Parts, stores: Stores, resources: Resources, run_dir: RunDirectory
 ) -> tuple[dict[Topic, Destination], list[ParslExecutor]]:
-    """Return where each topic goes, and the executors; the submit host gets one if data must change stores."""
-    simulate, learn = sites["simulate"], sites["infer"]
+    """Return where each topic goes, and the executors; the submit host gets one for moves and hooks."""
+    simulate, learn = parts.sites["simulate"], parts.sites["infer"]
     if simulate.simulate is None or learn.learn is None:
         lacking = simulate.name if simulate.simulate is None else learn.name
         raise BadInput(
@@ -202,10 +202,16 @@ def _destinations(
         "train": destination("train", learn, executors[1], learn.learn_slots(resources)),
     }
     crossing = stores.of["simulate"].kind not in learn.reaches or stores.of["infer"].kind not in simulate.reaches
+    n_hooks = parts.settings.hook_workers if parts.settings.has_hooks else 0
+    store = stores.of["infer"]  # a move names its own store; this one is for the probe
+    if crossing or n_hooks:
+        # Of hooks no more are sent at once than have workers of their own, so they are in no move's way.
+        executors.append(local.submit_host(resources, crossing + n_hooks))
     if crossing:
-        executors.append(local.submit_host(resources))
-        store = stores.of["infer"]  # a move names its own store; this one is for the probe
         destinations["move"] = Destination("host", "host", "move@host", 1, REACHES_ALL, store, None)
+    if n_hooks:
+        seen = str(run_dir.path)
+        destinations["hook"] = Destination("host", "host", "hook@host", n_hooks, REACHES_ALL, store, seen)
     return destinations, executors
 
 

@@ -41,6 +41,7 @@ from policies import policy
 from tasks.bundle import run_bundle
 from tasks.equilibrate import equilibrate
 from tasks.errors import BadInput, TaskFailed
+from tasks.hook import run_hook
 from tasks.infer import embed
 from tasks.messages import Dynamics, ProbeReport, Ref, StoreSpec, Topic
 from tasks.prepared import PreparedSystem
@@ -57,6 +58,7 @@ METHODS: dict[Topic, Callable[..., Any]] = {
     "infer": embed,
     "train": train,
     "move": move,
+    "hook": run_hook,
 }
 
 

@@ -49,6 +49,8 @@ def remember(steering: Steering) -> None:
         "turn": steering.simulate.turn,
         "proxies": state.holds.created,
         "elapsed_s": state.elapsed_s,
+        "concluded_at": steering.hook.concluded_at,
+        "until": None if state.until is None else {"reason": state.until, "ends": state.settings.ends},
     }
     state.ledger.keep("state", told)
 
@@ -66,7 +68,7 @@ class Recollection:
         self._steering = steering
         self._state = steering.state
         self._ledger = steering.state.ledger
-        self._open = self._ledger.open_tasks("ready")
+        self._open = self._ledger.open_tasks("ready", "waiting")
         self._n_new = len(steering.state.holds)
 
     def restore(self) -> None:
@@ -101,6 +103,9 @@ class Recollection:
             state.coverage = decode(Coverage, told["coverage"], state.stores)
         state.reference_files.extend(told["reference_files"])
         state.elapsed_before_s = told["elapsed_s"]
+        self._steering.hook.concluded_at = told["concluded_at"]
+        if told["until"] is not None and told["until"]["ends"] == list(state.settings.ends):
+            state.until = told["until"]["reason"]
         state.quarantine |= self._ledger.quarantined("simulate") | self._ledger.quarantined("equilibrate")
         counts.quarantined = len(state.quarantine)  # a person may have let some go
         simulate.next_to_apply, simulate.turn = told["next_to_apply"], told["turn"]

@@ -16,7 +16,7 @@ from tasks.messages import ProbeReport, ProbeSpec, Role, StoreSpec, Topic
 from tasks.probe import source_digest
 
 # Training shares the executor of inference.
-_ROLES: dict[Topic, Role] = {"simulate": "md", "infer": "ml", "move": "host"}
+_ROLES: dict[Topic, Role] = {"simulate": "md", "infer": "ml", "move": "host", "hook": "host"}
 
 
 class ProbeFailed(Exception):

@@ -15,7 +15,7 @@ from colmena.queue.redis import RedisQueues
 from tasks.transport import PASSWORD_VARIABLE
 
 PROBE = "probe"
-TOPICS = ("equilibrate", "simulate", "infer", "train", "move", PROBE)
+TOPICS = ("equilibrate", "simulate", "infer", "train", "move", "hook", PROBE)
 
 
 class _Counted:

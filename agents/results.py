@@ -30,7 +30,7 @@ def _outcome(result: Result, info: dict[str, Any], done: Done | None, lost: Fail
     failure = lost if error is None else Failure(error.kind, error.exception, error.traceback)
     ran = done is not None and failure is None
     return Outcome(
-        task_id=info["segment_id"] if "segment_id" in info else info["task_id"],
+        task_id=info["task_id"] if "task_id" in info else info["segment_id"],
         attempt=info["attempt"],
         value=done.value if done is not None else None,
         failure=failure,

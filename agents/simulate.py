@@ -12,6 +12,7 @@ from itertools import chain
 from typing import Any
 
 from agents.attempts import Failure, Verdict
+from agents.hook import HookAgent
 from agents.state import CampaignState, CandidateSet, Start, Walker
 from agents.topic import Outcome, TopicAgent, task_seed, without_system
 from campaign.ledger import OpenTask, State
@@ -60,6 +61,8 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
     ----------
     basis
         Where walkers begin, dealt to them in turn.
+    hooks
+        Who runs what the user wants run before segments, and after.
     """
 
     topic = "simulate"
@@ -67,8 +70,9 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
     spec_type = SegmentSpec
     reruns = True
 
-    def __init__(self, state: CampaignState, basis: Ref) -> None:
+    def __init__(self, state: CampaignState, basis: Ref, hooks: HookAgent) -> None:
         super().__init__(state)
+        self._hooks = hooks
         n_starts = state.molecule.n_starts
         # Where there are several, the number of each stands for its frame: the ledger keeps them apart by it.
         self.basis = [Start(basis, row, None, row if n_starts > 1 else None) for row in range(n_starts)]
@@ -77,6 +81,7 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         self.walkers = [Walker(i, self.basis[i % n_starts]) for i in range(state.settings.walkers)]
         self.idle = deque(self.walkers)
         self._origins: dict[int, Start] = {}
+        self._held_back: dict[int, SegmentSpec] = {}
         self._arrived: dict[int, Arrived] = {}
         self.next_to_apply = 0
         self.turn = 0
@@ -139,7 +144,7 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
 
     def _begin_bundle(self, size: int) -> bool:
         """Begin up to so many segments; return False where none could be begun."""
-        bundle = self.state.counts.n_sent["simulate"]
+        bundle = self.state.next_segment_id
         for n_begun in range(size):
             if not (self.idle and self.wants_more()):
                 return True
@@ -166,7 +171,7 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
 
     def wants_more(self) -> bool:
         """Whether the limits leave room for another segment."""
-        if self.state.ending is not None:
+        if self.state.ending is not None or self.state.until is not None:
             return False
         target = self.state.target_segments
         short_of_models = self.state.model_version < self.state.settings.min_model_versions
@@ -221,15 +226,56 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         )
         walker.segment_id = segment_id
         self._expect(segment_id, start, bundle)
-        self.begin_task(
+        waits = bool(self.state.settings.before_segment)
+        self.record(
             spec,
             bundle,
+            state="waiting" if waits else "running",
             parent_id=start.parent_id,
             parent_frame=start.parent_frame,
             walker_id=walker.walker_id,
             steered=start.steered,
             novelty=start.novelty,
         )
+        if waits:
+            self._hold_back(spec)
+            self._hooks.before_segment(spec, start)
+        else:
+            self.send(spec, bundle)
+
+    def _hold_back(self, spec: SegmentSpec) -> None:
+        """Keep a segment until its hooks are done."""
+        self._held_back[spec.segment_id] = spec
+        for ref in self.inputs(spec):
+            self.state.hold(ref, ("task", spec.segment_id))
+
+    @property
+    def n_held_back(self) -> int:
+        """Segments that wait for the hooks before them."""
+        return len(self._held_back)
+
+    def release(self, segment_id: int) -> None:
+        """Send a segment whose hooks are done or given up; what cannot be sent any more, a later process sends."""
+        spec = self._held_back.pop(segment_id, None)
+        if spec is not None:
+            self.state.ledger.set_state(segment_id, "running")
+            self.send(spec, self._bundle_of[segment_id])
+        elif self.state.ledger.state_of(segment_id) == "waiting":
+            self.state.ledger.set_state(segment_id, "ready")
+
+    def let_go(self) -> None:
+        """Wait no more for segments that were not sent: a later process takes them up."""
+        while self._held_back:
+            segment_id, _ = self._held_back.popitem()
+            self._origins.pop(segment_id)
+            self._expect_no_more(segment_id)
+
+    def send_again(self, task: OpenTask, spec: SegmentSpec, failures: tuple[tuple[str, str], ...]) -> None:
+        """Send a segment of an earlier process; one that waited for its hooks waits on."""
+        if task.state == "waiting":
+            self._hold_back(spec)
+        else:
+            super().send_again(task, spec, failures)
 
     def _expect(self, segment_id: int, start: Start, bundle: int) -> None:
         self._origins[segment_id] = start
@@ -305,6 +351,8 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
             self._n_given_up = 0
             self.apply(arrived.spec, arrived.result)
             self.state.counts.steered += arrived.start.steered
+            if self._hooks.after_segment(arrived.spec, arrived.start, arrived.result):
+                self._publish(arrived.result)
         elif arrived.verdict == "systematic":
             self.quarantine(arrived.start)
         if segment_id in self.running_again:
@@ -313,6 +361,13 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         if walker.segment_id == segment_id:
             self._rest(walker)
         return True
+
+    def _publish(self, result: SegmentResult) -> None:
+        """See to it that files are in place before hooks of this decision are sent.
+
+        In lockstep the decision that took the result in may be another thread's, and not carried out yet.
+        """
+        self.state.outbox.published += [f for f in self.files(result) if f not in self.state.outbox.published]
 
     def _rest(self, walker: Walker) -> None:
         """Let a walker wait for its next segment."""

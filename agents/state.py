@@ -5,6 +5,8 @@ An agent changes the state and fills the `Outbox`; the Thinker commits, then emp
 
 from __future__ import annotations
 
+import logging
+import math
 import threading
 import time
 from collections import Counter, defaultdict, deque
@@ -24,6 +26,7 @@ from tasks.messages import (
     EmbedSpec,
     EquilibrateSpec,
     FileRecord,
+    HookSpec,
     MoveSpec,
     Ref,
     SegmentSpec,
@@ -32,13 +35,15 @@ from tasks.messages import (
     TrainSpec,
 )
 
+logger = logging.getLogger(__name__)
+
 # What learning goes on from.
 Learnt = Literal["model", "reference"]
 
 # Segment and frame that a segment starts at; where there is no segment, a basis state and its number.
 Origin = tuple[int | None, int | None]
 
-TaskSpec = EquilibrateSpec | SegmentSpec | EmbedSpec | TrainSpec | MoveSpec
+TaskSpec = EquilibrateSpec | SegmentSpec | EmbedSpec | TrainSpec | MoveSpec | HookSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +267,10 @@ class CampaignState:
         Held while an agent decides and the ledger commits; never while something is sent.
     ending
         Why no new segments are sent, once that is so.
+    ended_at
+        When that was so (monotonic).
+    until
+        Why the campaign has what it was to go on for, as a hook of the user's said, once that is so.
     failure
         Why the campaign cannot go on, once that is so.
     end_of_time
@@ -325,6 +334,8 @@ class CampaignState:
         self.out_of_time = False
         self.paused: str | None = None
         self.ending: str | None = None
+        self.ended_at = math.inf
+        self.until: str | None = None
         self.failure: str | None = None
         self.stopped = False
         self.began = time.monotonic()
@@ -379,6 +390,14 @@ class CampaignState:
         """Send no more segments; the first reason stands."""
         if self.ending is None:
             self.ending = reason
+            self.ended_at = time.monotonic()
+
+    def reach_until(self, reason: str) -> None:
+        """Begin no more segments, as if the target were reached; the first reason stands."""
+        if self.until is None:
+            self.until = reason
+            self.outbox.notes.append(reason)
+            logger.info("%s", reason)
 
     def fail(self, reason: str) -> None:
         """End because the campaign cannot go on; the first reason stands."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from agents.equilibrate import EquilibrateAgent
+from agents.hook import HookAgent
 from agents.infer import InferAgent
 from agents.memory import remember
 from agents.move import MoveAgent
@@ -28,6 +29,8 @@ class Steering:
     ----------
     resumed
         Whether this process goes on with a campaign that an earlier one began.
+    begun
+        Whether this process has taken up what an earlier one left.
     n_objects_before
         Objects that were made in stores before this process began to send.
     offers
@@ -37,15 +40,19 @@ class Steering:
     def __init__(self, state: CampaignState, basis: Ref) -> None:
         self.state = state
         self.resumed = False
+        self.begun = False
         self.n_objects_before = 0
         self.offers: dict[int, CandidateSet] = {}
-        self.simulate = SimulateAgent(state, basis)
+        self._concluded = False
+        self.hook = HookAgent(state, lambda segment_id: self.simulate.release(segment_id))
+        self.simulate = SimulateAgent(state, basis, self.hook)
         self.equilibrate = EquilibrateAgent(state, self.simulate)
         self.infer = InferAgent(state)
         self.train = TrainAgent(state)
         self.move = MoveAgent(state, self._deliver)
         self.agents: dict[Topic, TopicAgent] = {  # type: ignore[type-arg]  # each topic has types of its own
-            agent.topic: agent for agent in (self.equilibrate, self.simulate, self.infer, self.train, self.move)
+            agent.topic: agent
+            for agent in (self.equilibrate, self.simulate, self.infer, self.train, self.move, self.hook)
         }
 
     def begin(self) -> Outbox:
@@ -62,6 +69,7 @@ class Steering:
         with self.state.lock:
             due = any(agent.overdue(now) for agent in self.agents.values()) or self._time_is_up(now)
             due = due or (self.state.end_of_time is not None and now > self.state.end_of_time)
+            due = due or self._concludes()
         return self._decide(lambda: self._check_clock(now)) if due else Outbox()
 
     def stop(self, reason: str) -> Outbox:
@@ -84,9 +92,29 @@ class Steering:
         with self.state.lock:
             if self.state.failure is not None:
                 return True
-            idle = not any(agent.busy for agent in self.agents.values())
-            seen = self.state.quiet or not (self.state.frames_to_look_at or self.state.unobserved)
-            return self._no_more_segments() and idle and seen
+            return self.begun and self._is_done() and not self._concludes()
+
+    @property
+    def waits_for_hooks(self) -> bool:
+        """Whether the user's hooks are not done, which the end of the campaign's time does not cut short."""
+        with self.state.lock:
+            return not self.state.quiet and (self.hook.busy or self._has_conclusion())
+
+    def _is_done(self) -> bool:
+        """Return whether nothing is out, and nothing is left to be learnt."""
+        idle = not any(agent.busy for agent in self.agents.values())
+        seen = self.state.quiet or not (self.state.frames_to_look_at or self.state.unobserved)
+        return self._no_more_segments() and idle and seen
+
+    def _has_conclusion(self) -> bool:
+        """Return whether hooks are to be run after the campaign, and were not begun."""
+        return bool(self.state.settings.after_campaign) and not self._concluded
+
+    def _concludes(self) -> bool:
+        """Return whether it is time for the hooks after the campaign: it is done, or what is out has no time left."""
+        if not self.begun or self.state.quiet or not self._has_conclusion():
+            return False
+        return self._is_done() or time.monotonic() > self.state.ended_at + self.state.settings.grace_s
 
     def _decide(self, change: Callable[[], None] | None = None) -> Outbox:
         with self.state.lock:
@@ -103,14 +131,16 @@ class Steering:
                 raise
 
     def _begin(self) -> None:
+        self.begun = True
         if not self.resumed:
             if self.state.model is not None:
                 self.state.ledger.keep("model", self.state.model)
             self.equilibrate.begin()
             return
         by_kind = {agent.kind: agent for agent in self.agents.values()}
-        for task in self.state.ledger.open_tasks("ready"):
+        for task in self.state.ledger.open_tasks("ready", "waiting"):
             by_kind[task.kind].take_up(task)
+        self._concluded = self.hook.concluded_at == self.state.counts.segments
         self.state.holds.recount(self.n_objects_before)
 
     def _stop(self, reason: str) -> None:
@@ -118,6 +148,15 @@ class Steering:
         self.state.end(reason)
 
     def _advance(self) -> None:
+        self._decide_segments()
+        if self._concludes():
+            self._concluded = True
+            self.hook.conclude()
+        self.hook.fill()
+
+    def _decide_segments(self) -> None:
+        if self.state.ending is not None:
+            self.simulate.let_go()
         self._hand_on()
         self._send_what_is_due()
         while not self._waits_for_learning() and self.simulate.apply_next():
@@ -144,7 +183,8 @@ class Steering:
         self.infer.look(last=self._no_more_segments() and not self.move.busy)
 
     def _waits_for_learning(self) -> bool:
-        return self.state.settings.lockstep and (self.infer.busy or self.train.busy or self.move.busy)
+        busy = self.infer.busy or self.train.busy or self.move.busy or self.hook.asking
+        return self.state.settings.lockstep and busy
 
     def _no_more_segments(self) -> bool:
         return self.simulate.n_pending == 0 and not self.simulate.wants_more()

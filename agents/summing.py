@@ -60,7 +60,7 @@ def summarise(
         status = "interrupted"
     return Summary(
         status=status,
-        reason=None if status == "complete" else state.failure or state.ending,
+        reason=state.until if status == "complete" else state.failure or state.ending,
         system=state.molecule.name,
         policy=settings.policy,
         seed=settings.seed,
@@ -79,7 +79,8 @@ def summarise(
         proxies={"created": state.holds.created, "evicted": state.holds.evicted, "left": state.proxies_left},
         wall_s=state.elapsed_before_s + seconds,
         startup_s=_startup(state, began),
-        sites={topic: [place.site] for topic, place in state.destinations.items() if topic != "move"},
+        sites={topic: [place.site] for topic, place in state.destinations.items() if topic not in ("move", "hook")},
+        hooks={word: state.ledger.n_tasks("hook", word) for word in ("complete", "fizzled")},
     )
 
 

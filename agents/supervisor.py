@@ -137,7 +137,10 @@ class Supervisor:
         """Return when the campaign is over: finished, failed, or told to end and out of grace."""
         deadline = float("inf")
         told = False
-        while self._thinker.is_alive() and time.monotonic() < deadline and len(self._signals.received) < 2:
+        steering = self._thinker.steering
+        while self._thinker.is_alive() and len(self._signals.received) < 2:
+            if time.monotonic() >= deadline and not steering.waits_for_hooks:
+                return
             self._show()
             reason = self.trouble()
             if reason is not None:

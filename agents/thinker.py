@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from colmena.models import Result
@@ -13,7 +13,7 @@ from redis import RedisError
 
 from agents.queues import Queues
 from agents.results import outcomes_of
-from agents.state import Outbox, bundles
+from agents.state import Outbox, Send, bundles
 from agents.steering import Steering
 from campaign.display import tell
 from campaign.faults import reach
@@ -72,6 +72,11 @@ class CampaignThinker(BaseThinker):
         """Hand data on that now lie where their consumer reaches them."""
         self._take("move", result)
 
+    @result_processor(topic="hook")
+    def hook_done(self, result: Result) -> None:
+        """Keep what a hook of the user's returned."""
+        self._take("hook", result)
+
     def stop(self, reason: str) -> None:
         """Send nothing more; called from outside."""
         try:
@@ -84,9 +89,13 @@ class CampaignThinker(BaseThinker):
         self._guarded(lambda: self.act(self.steering.pause(reason)))
 
     def act(self, outbox: Outbox) -> float | None:
-        """Do what was decided, slots first; return when the first segment was sent (monotonic), if one was."""
+        """Do what was decided, slots first; return when the first segment was sent (monotonic), if one was.
+
+        Hooks come last: they read the files that are published here.
+        """
+        hooks = [send for send in outbox.sends if send.topic == "hook"]
         try:
-            return self._send(outbox)
+            segment_sent = self._send(send for send in outbox.sends if send.topic != "hook")
         finally:
             # The ledger has these results, so files and traces tell them, whatever became of the queue.
             if outbox.published:
@@ -99,10 +108,12 @@ class CampaignThinker(BaseThinker):
             for note in outbox.notes:
                 tell(note)
             self._tidy(outbox)
+        self._send(hooks)
+        return segment_sent
 
-    def _send(self, outbox: Outbox) -> float | None:
+    def _send(self, outgoing: Iterable[Send]) -> float | None:
         segment_sent = None
-        for sends in bundles(outbox.sends):
+        for sends in bundles(outgoing):
             topic, method = sends[0].topic, sends[0].method
             info = {"bundle": [send.info for send in sends]}
             self.queues.send_inputs([send.spec for send in sends], method=method, topic=topic, task_info=info)

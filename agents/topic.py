@@ -21,6 +21,7 @@ from tasks.messages import (
     EquilibrateResult,
     EquilibrateSpec,
     FileRecord,
+    HookResult,
     MoveResult,
     Ref,
     SegmentResult,
@@ -30,7 +31,7 @@ from tasks.messages import (
 )
 
 SpecT = TypeVar("SpecT", bound=TaskSpec)
-ResultT = TypeVar("ResultT", EquilibrateResult, SegmentResult, EmbedResult, TrainResult, MoveResult)
+ResultT = TypeVar("ResultT", EquilibrateResult, SegmentResult, EmbedResult, TrainResult, MoveResult, HookResult)
 
 logger = logging.getLogger(__name__)
 
@@ -134,6 +135,11 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
         """Return what the ledger calls a task that is given up for good."""
         return "fizzled"
 
+    @property
+    def tries_again(self) -> bool:
+        """Whether a task that failed is sent again in this process, if it is to be tried again at all."""
+        return self.state.ending is None
+
     # What they share --------------------------------------------------------------------------------------------
 
     def begin_task(self, spec: SpecT, bundle: int | None = None, **origin: Any) -> None:
@@ -144,10 +150,14 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
         origin
             What `Ledger.add_task` takes besides.
         """
+        self.record(spec, bundle, **origin)
+        self.send(spec, bundle)
+
+    def record(self, spec: SpecT, bundle: int | None = None, **origin: Any) -> None:
+        """Record a new task, with what `Ledger.add_task` takes besides."""
         ledger = self.state.ledger
         told = encode(without_system(spec))
         ledger.add_task(task_id(spec), self.kind, self.destination.executor, spec=told, bundle=bundle, **origin)
-        self.send(spec, bundle)
 
     def take_up(self, task: OpenTask) -> None:
         """Send again what was out when an earlier process of the campaign ended, or what is to run once more."""
@@ -158,10 +168,13 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
             self.state.ledger.set_state(task.id, "fizzled")
             self.not_recalled(spec)
             return
-        self.state.ledger.set_state(task.id, "running")
-        failures = tuple(signature(*failure) for failure in task.failures)
         self.recalled(task, found)
-        self.send(found, task.bundle, failures)
+        self.send_again(task, found, tuple(signature(*failure) for failure in task.failures))
+
+    def send_again(self, task: OpenTask, spec: SpecT, failures: tuple[tuple[str, str], ...]) -> None:
+        """Send a task of an earlier process once more."""
+        self.state.ledger.set_state(task.id, "running")
+        self.send(spec, task.bundle, failures)
 
     def recalled(self, task: OpenTask, spec: SpecT) -> None:
         """Get ready for a task of an earlier process."""
@@ -258,7 +271,7 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
         )
         del self.in_flight[task_id(spec)]
         judged = verdict(failures, self.state.settings.max_attempts)
-        if judged == "again" and self.state.ending is None:
+        if judged == "again" and self.tries_again:
             self.send(replace(spec, attempt=spec.attempt + 1), failures=failures)
             return
         self.state.ledger.set_state(task_id(spec), "ready" if judged == "again" else self.given_up_state(judged))

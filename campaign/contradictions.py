@@ -156,6 +156,11 @@ def _patience(settings: Settings) -> Iterator[str]:
             f"--min-segment-seconds {settings.min_segment_seconds:g} leaves every segment to run into "
             f"--task-timeout {settings.task_timeout:g}: raise the second or lower the first"
         )
+    if settings.has_hooks and settings.hook_timeout >= settings.task_timeout:
+        yield (
+            f"--hook-timeout {settings.hook_timeout:g} leaves a hook to run into --task-timeout "
+            f"{settings.task_timeout:g}: raise the second or lower the first"
+        )
     if settings.heartbeat_threshold_s <= settings.heartbeat_s:
         yield (
             f"--heartbeat-threshold-s {settings.heartbeat_threshold_s:g} would give up a worker between two beats of "

@@ -54,6 +54,11 @@ def repeats(field: FieldInfo) -> bool:
     return core_type(field) in (tuple[str, ...], tuple[Path, ...])
 
 
+def is_whole(field: FieldInfo) -> bool:
+    """Return whether a text that may be repeated is taken as it is, with its commas."""
+    return bool(isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("whole"))
+
+
 def choices(field: FieldInfo) -> tuple[str, ...]:
     """Return the words a setting may take; empty where it is free."""
     core = core_type(field)
@@ -83,8 +88,8 @@ def from_text(field: FieldInfo, text: str) -> int | float | str | tuple[str, ...
 
 
 def several(field: FieldInfo, texts: Iterable[str]) -> tuple[str, ...]:
-    """Return the values of a setting that takes any number: words are parted at commas, paths are not."""
-    if core_type(field) == tuple[Path, ...]:
+    """Return the values of a setting that takes any number: words are parted at commas, paths and hooks are not."""
+    if core_type(field) == tuple[Path, ...] or is_whole(field):
         return tuple(texts)
     return tuple(word.strip() for text in texts for word in text.split(","))
 
@@ -94,7 +99,8 @@ def wanted(field: FieldInfo) -> str:
     if words := choices(field):
         return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
     meaning = note(field, "unit") or note(field, "metavar")
-    return " ".join((_KINDS[core_type(field)], *_bounds(field), *([f"({meaning})"] if meaning else [])))
+    kind = "texts" if is_whole(field) else _KINDS[core_type(field)]
+    return " ".join((kind, *_bounds(field), *([f"({meaning})"] if meaning else [])))
 
 
 def _bounds(field: FieldInfo) -> list[str]:

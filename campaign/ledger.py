@@ -57,6 +57,11 @@ CREATE TABLE record (
     id INTEGER PRIMARY KEY, topic TEXT NOT NULL, task_id INTEGER NOT NULL, number INTEGER NOT NULL,
     line TEXT NOT NULL
 );
+CREATE TABLE hook_value (
+    task_id INTEGER NOT NULL REFERENCES task (id), segment_id INTEGER, hook TEXT NOT NULL, name TEXT NOT NULL,
+    value REAL NOT NULL, PRIMARY KEY (task_id, name)
+);
+CREATE INDEX hook_value_segment ON hook_value (segment_id);
 CREATE TABLE kept (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, value TEXT NOT NULL);
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
@@ -161,12 +166,13 @@ class Ledger:
         novelty: float | None = None,
         bundle: int | None = None,
         spec: str | None = None,
+        state: State = "running",
     ) -> None:
-        """Record a task that is about to be sent, with all that is needed to send it again."""
+        """Record a task that is about to be sent, or waits for others, with all that is needed to send it again."""
         origin = (parent_id, parent_frame, iteration, time.time(), walker_id, steered, novelty, bundle)
         self._db.execute(
-            "INSERT INTO task VALUES (?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (task_id, kind, category, *origin, spec),
+            "INSERT INTO task VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (task_id, kind, state, category, *origin, spec),
         )
 
     def begin_attempt(self, task_id: int, number: int, site: str) -> None:
@@ -215,6 +221,16 @@ class Ledger:
             "INSERT INTO artifact (task_id, kind, path, sha256, bytes) VALUES (?, ?, ?, ?, ?)",
             (task_id, kind, file.path, file.sha256, file.n_bytes),
         )
+
+    def add_hook_values(self, task_id: int, segment_id: int | None, hook: str, values: Mapping[str, float]) -> None:
+        """Record the numbers that a hook returned, by name."""
+        rows = [(task_id, segment_id, hook, name, value) for name, value in values.items()]
+        self._db.executemany("INSERT INTO hook_value VALUES (?, ?, ?, ?, ?)", rows)
+
+    def n_tasks(self, kind: Kind, state: State) -> int:
+        """Return how many tasks of a kind are in a state."""
+        told = "SELECT count(*) FROM task WHERE kind = ? AND state = ?"
+        return int(self._db.execute(told, (kind, state)).fetchone()[0])
 
     def drop_artifact(self, path: str) -> None:
         """Forget a file that a later one replaced."""

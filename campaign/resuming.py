@@ -20,7 +20,7 @@ from tasks.files import sha256, staged_files
 from tasks.messages import FileRecord, StoreKind
 
 # Of these groups everything may change from one process to the next, of the others what is named here.
-_FREE_GROUPS = frozenset({"compute", "network", "ProxyStore", "limits"})
+_FREE_GROUPS = frozenset({"compute", "network", "ProxyStore", "limits", "hooks"})
 _FREE = frozenset({"platform", "min_segment_seconds"})
 _BOUND = frozenset({"control", "ps_file_dir"})
 
@@ -45,6 +45,8 @@ class Standing:
         Whether anything was decided.
     store_kinds
         Kinds of store in which the last process left what is needed to go on.
+    until
+        The ends of the campaign (`Settings.ends`) of which a hook of the user's said that they are reached.
     """
 
     status: str
@@ -55,11 +57,17 @@ class Standing:
     model_version: int
     began: bool
     store_kinds: frozenset[StoreKind]
+    until: list[object] | None = None
 
     def is_over(self, settings: Settings, flags: Mapping[str, object]) -> bool:
         """Return whether the campaign has all that these settings ask for; ``flags`` are those given now."""
         target = settings.target_segments
-        reached = "max_minutes" not in flags if target is None else self.segments >= target
+        if self.until == list(settings.ends):
+            return self.status == "complete"
+        if target is None:
+            reached = "max_minutes" not in flags and self.until is None
+        else:
+            reached = self.segments >= target
         return self.status == "complete" and reached and self.model_version >= settings.min_model_versions
 
 
@@ -88,6 +96,7 @@ def standing(run_dir: RunDirectory) -> Standing:
         told.get("model_version", 0),
         kept is not None,
         frozenset(kind for (text,) in needed for name, _ in addresses(text) if (kind := kind_of(name)) is not None),
+        (told.get("until") or {}).get("ends"),
     )
 
 

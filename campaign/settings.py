@@ -23,6 +23,7 @@ from pydantic_core import ErrorDetails
 
 from campaign.contradictions import contradictions
 from campaign.flags import flag, shown, unknown, wanted
+from campaign.hooks import check_hook, check_predicate
 from policies import CHOICES, POLICIES, TARGET, Policy, measure, policy, target_file
 from tasks.errors import BadInput
 from tasks.messages import Dynamics, Novelty, Precision, Solvent, Topic
@@ -30,7 +31,7 @@ from tasks.messages import Dynamics, Novelty, Precision, Solvent, Topic
 Backend = Literal["file", "redis", "globus", "none"]
 Platform = Literal["auto", "Reference", "CPU", "CUDA", "OpenCL", "HIP"]
 
-GROUPS = ("problem", "learning", "compute", "network", "ProxyStore", "limits")
+GROUPS = ("problem", "learning", "compute", "network", "ProxyStore", "limits", "hooks")
 
 # Each of these names the molecule, so only one of them may be given.
 MOLECULE = frozenset({"system", "sequence", "pdb", "amber", "gromacs", "openmm_system"})
@@ -65,6 +66,7 @@ def _setting(
     metavar: str = "",
     default_text: str = "",
     choices: tuple[str, ...] = (),
+    whole: bool = False,
     **bounds: Any,
 ) -> Any:
     """Return a field with what the command line shows of it (Any, as `pydantic.Field` itself).
@@ -75,6 +77,8 @@ def _setting(
         What the help calls the default where it depends on other settings.
     choices
         What a text may be, where that is more than a `Literal` tells.
+    whole
+        Whether a text that may be repeated keeps its commas.
     """
     extra: dict[str, JsonValue] = {
         "group": group,
@@ -82,6 +86,7 @@ def _setting(
         "metavar": metavar,
         "default": default_text,
         "choices": list(choices),
+        "whole": whole,
     }
     return Field(default, description=description, json_schema_extra=extra, **bounds)
 
@@ -382,6 +387,32 @@ class Settings(BaseModel):
         "limits", 60.0, "wait so long for room on the disk, then end in order", "min", ge=0, le=1e5
     )
 
+    before_segment: tuple[str, ...] | None = _setting(
+        "hooks",
+        None,
+        "run before each segment: module:function, called with the run directory and the segment, or a command; "
+        "repeated, one after the other",
+        metavar="HOOK",
+        whole=True,
+        min_length=1,
+    )
+    after_segment: tuple[str, ...] | None = _setting(
+        "hooks", None, "run after each segment, likewise", metavar="HOOK", whole=True, min_length=1
+    )
+    after_campaign: tuple[str, ...] | None = _setting(
+        "hooks",
+        None,
+        "run once at the end, when all is learnt, likewise (without a segment)",
+        metavar="HOOK",
+        whole=True,
+        min_length=1,
+    )
+    continue_until: str | None = _setting(
+        "hooks", None, "end the campaign once module:function returns True for a segment", metavar="MODULE:FUNCTION"
+    )
+    hook_timeout: float = _setting("hooks", 600.0, "wall time that a hook may take", "s", gt=0, le=_LONGEST_S)
+    hook_workers: int = _setting("hooks", 1, "hooks that run at once, on the submit host", "workers", ge=1)
+
     @model_validator(mode="wrap")
     @classmethod
     def _settle_or_refuse(
@@ -418,6 +449,28 @@ class Settings(BaseModel):
         policy(value)
         return value
 
+    @field_validator("before_segment", "after_segment", "after_campaign")
+    @classmethod
+    def _can_be_run(cls, value: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
+        """Refuse a hook that cannot be run, before anything is started."""
+        for hook in value or ():
+            check_hook(flag(str(info.field_name)), hook)
+        return value
+
+    @field_validator("continue_until")
+    @classmethod
+    def _can_be_asked(cls, value: str | None) -> str | None:
+        """Refuse what is no function of a segment."""
+        if value is not None:
+            check_predicate("--continue-until", value)
+        return value
+
+    @field_validator("before_segment", "after_segment", "after_campaign", mode="before")
+    @classmethod
+    def _several(cls, value: object) -> object:
+        """Take a list, as files hold it."""
+        return tuple(value) if isinstance(value, list) else value
+
     @field_validator("forcefield", mode="before")
     @classmethod
     def _words(cls, value: object) -> object:
@@ -445,6 +498,17 @@ class Settings(BaseModel):
     def retrains(self) -> bool:
         """Whether the campaign makes model versions beyond 0."""
         return policy(self.policy).learns and not self.no_retrain
+
+    @property
+    def has_hooks(self) -> bool:
+        """Whether anything of the user's is run beside the campaign."""
+        chains = (self.before_segment, self.after_segment, self.after_campaign, self.continue_until)
+        return any(chains)
+
+    @property
+    def ends(self) -> tuple[str | int | float | None, ...]:
+        """What ends the campaign: another of these, and it goes on."""
+        return self.continue_until, self.target_segments, self.max_minutes
 
     def dynamics(self, platform: str) -> Dynamics:
         """Return how segments are integrated, in whole steps.

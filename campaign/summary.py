@@ -35,6 +35,7 @@ class Summary:
     wall_s: float
     startup_s: float | None
     sites: dict[str, list[str]]
+    hooks: dict[str, int] = field(default_factory=lambda: {"complete": 0, "fizzled": 0})
     schema: int = field(default=1)
 
     def as_dict(self) -> dict[str, Any]:
@@ -54,6 +55,8 @@ class Summary:
         if self.failures or self.quarantined:
             kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.failures.items()))
             told.append(f"failed attempts: {kinds or 'none'}; quarantined starts: {self.quarantined}")
+        if any(self.hooks.values()):
+            told.append(f"hooks: {self.hooks['complete']} complete, {self.hooks['fizzled']} given up")
         if self.coverage is not None:
             told.append(f"coverage: {describe(self.coverage)}")
         return told

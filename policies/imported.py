@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import sys
 from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ import numpy as np
 from policies.protocol import Policy, PolicyFailed
 from tasks.errors import BadInput
 from tasks.messages import Candidates
+from tasks.named import NotFound, import_named, told
 
 # The target that `nearest` needs belongs to `rmsd:FILE`.
 _CANDIDATES = ("novel", "uniform", "none")
@@ -72,30 +70,16 @@ def import_policy(name: str) -> Imported:
     BadInput
         When it cannot be imported or made, or is no policy.
     """
-    found = _found(name)
+    try:
+        found = import_named(name, str(Path.cwd()))
+    except NotFound as error:
+        raise _refusal(name, error.reason, error.remedy) from error
     try:
         theirs = found() if isinstance(found, type) else found
     except Exception as error:
-        raise _refusal(name, f"{_told(error)} when it was made without arguments", _REMEDY) from error
+        raise _refusal(name, f"{told(error)} when it was made without arguments", _REMEDY) from error
     _check(name, theirs)
     return Imported(name, theirs)
-
-
-def _found(name: str) -> Any:
-    module_name, _, attribute = name.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
-    try:
-        module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:
-        remedy = "install it, or start from the directory that it lies in"
-        raise _refusal(name, f"module {module_name} cannot be imported ({_told(error)})", remedy) from error
-    try:
-        return attrgetter(attribute)(module)
-    except AttributeError as error:
-        file = getattr(module, "__file__", None) or "built into Python"
-        raise _refusal(name, f"module {module_name} ({file}) has no {attribute}", "look for a slip") from error
 
 
 def _check(name: str, theirs: Any) -> None:
@@ -112,10 +96,6 @@ def _check(name: str, theirs: Any) -> None:
         inspect.signature(theirs.choose).bind("scores", "used", "rng")
     except (TypeError, ValueError) as error:
         raise _refusal(name, f"its choose does not take three arguments ({error})", _REMEDY) from error
-
-
-def _told(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _refusal(name: str, reason: str, remedy: str) -> BadInput:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -113,9 +115,16 @@ def is_here(executor: ParslExecutor) -> bool:
     return isinstance(getattr(executor, "provider", None), LocalProvider)
 
 
-def submit_host(resources: Resources) -> HighThroughputExecutor:
-    """Return the submit host's own executor, for data that have to be moved between stores."""
-    return htex("host", _provider(REACHES_ALL), resources, workers_per_node=1)
+def submit_host(resources: Resources, n_workers: int = 1) -> HighThroughputExecutor:
+    """Return the submit host's own executor: for data that have to be moved between stores, and for hooks.
+
+    What the user's shell can import, hooks can.
+    """
+    provider = _provider(REACHES_ALL)
+    theirs = os.environ.get("PYTHONPATH")
+    if theirs:
+        provider.worker_init += f"\nexport PYTHONPATH=$PYTHONPATH:{shlex.quote(theirs)}"
+    return htex("host", provider, resources, workers_per_node=n_workers)
 
 
 def _provider(reaches: frozenset[str], devices: Sequence[str] = (), shared: Sequence[str] = ()) -> LocalProvider:

@@ -33,3 +33,9 @@ class Damaged(TaskFailed):
     """Bytes are not what was written: a store's or a file's writer was stopped, or the disk lost them."""
 
     kind = "damaged"
+
+
+class HookFailed(TaskFailed):
+    """A hook that the user wrote raised, returned what cannot be kept, or took too long."""
+
+    kind = "hook"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Topic = Literal["equilibrate", "simulate", "infer", "train", "move"]
+Topic = Literal["equilibrate", "simulate", "infer", "train", "move", "hook"]
 StoreKind = Literal["file", "redis", "globus", "inline"]
 Embedding = Literal["aae", "pca", "none"]
 Candidates = Literal["novel", "nearest", "uniform", "none"]
@@ -18,6 +18,7 @@ Precision = Literal["single", "mixed", "double"]
 Solvent = Literal["implicit", "explicit", "vacuum"]
 Role = Literal["md", "ml", "host"]
 Cargo = tuple[Literal["frames", "offer"], int]
+Moment = Literal["before-segment", "after-segment", "after-campaign", "continue-until"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -425,6 +426,74 @@ class MoveResult:
     task_id: int
     attempt: int
     moved: Ref
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentSummary:
+    """A segment as the user's hooks see it; before it has run, what is not known yet is None.
+
+    Attributes
+    ----------
+    parent_id, parent_frame
+        As in `SegmentSpec`.
+    potential_energy_kj_mol
+        Of the end frame.
+    trajectory, topology
+        Relative to the run directory; the first is None where its site does not share it.
+    steered, novelty
+        Whether the policy chose the start among candidates, and the score for which it did.
+    """
+
+    segment_id: int
+    parent_id: int | None
+    parent_frame: int | None
+    walker_id: int
+    iteration: int
+    steered: bool
+    novelty: float | None = None
+    n_frames: int | None = None
+    n_atoms: int | None = None
+    simulated_ps: float | None = None
+    potential_energy_kj_mol: float | None = None
+    mean_temperature_K: float | None = None
+    trajectory: str | None = None
+    topology: str = "topology.pdb"
+
+
+@dataclass(frozen=True, slots=True)
+class HookSpec:
+    """A hook to run: a function of the user's, or a command.
+
+    Attributes
+    ----------
+    hook
+        ``module:function``, or a command line, which no shell reads.
+    segment
+        What it is about; None after the campaign.
+    here
+        Where the campaign was started: its modules can be imported, and commands run in it.
+    timeout_s
+        Wall time after which it is stopped.
+    """
+
+    task_id: int
+    attempt: int
+    moment: Moment
+    hook: str
+    segment: SegmentSummary | None
+    run_dir: str
+    here: str
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class HookResult:
+    """The numbers that a hook returned, by name; of ``continue-until`` it is ``reached``, 1 or 0."""
+
+    task_id: int
+    attempt: int
+    values: dict[str, float]
     seconds: dict[str, float]
 
 

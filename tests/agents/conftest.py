@@ -34,6 +34,8 @@ from tasks.messages import (
     EquilibrateResult,
     EquilibrateSpec,
     FileRecord,
+    HookResult,
+    HookSpec,
     MoveResult,
     MoveSpec,
     Ref,
@@ -65,6 +67,8 @@ class Campaign:
         Data travel in messages, not through stores.
     n_starts
         Structures that walkers begin from.
+    until
+        Segment from which on `--continue-until` is true.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class Campaign:
         crossing: bool = False,
         inline: bool = False,
         n_starts: int = 1,
+        until: int | None = None,
         **settings: Any,
     ) -> None:
         if settings.get("bundle"):
@@ -82,6 +87,7 @@ class Campaign:
         self.settings = Settings(**{"max_segments": 12, **settings})
         self.path = path
         self.n_starts = n_starts
+        self.until = until
         self.n_kills = 0
         self.made: set[Ref] = set()
         self.stored: set[Ref] = set()
@@ -104,6 +110,9 @@ class Campaign:
         }
         if crossing:
             self.destinations["move"] = _destination("move", 1, frozenset({"file", "redis", "inline"}), learn_store)
+        if self.settings.has_hooks:
+            workers = self.settings.hook_workers
+            self.destinations["hook"] = _destination("hook", workers, frozenset({"inline"}), learn_store)
         if self.settings.equilibrate_ps:
             self.destinations["equilibrate"] = replace(self.destinations["simulate"], method="equilibrate@site")
         self._open()
@@ -268,6 +277,7 @@ class Campaign:
             EmbedSpec: self._embedded,
             TrainSpec: self._trained,
             MoveSpec: lambda move: MoveResult(move.task_id, move.attempt, self.put(move.store, "moved"), {}),
+            HookSpec: self._hooked,
         }
         return makers[type(spec)](spec)
 
@@ -338,6 +348,12 @@ class Campaign:
             seconds={"train": 1.0},
         )
 
+    def _hooked(self, spec: HookSpec) -> HookResult:
+        if spec.moment == "continue-until":
+            reached = self.until is not None and spec.segment.segment_id >= self.until
+            return HookResult(spec.task_id, spec.attempt, {"reached": float(reached)}, {})
+        return HookResult(spec.task_id, spec.attempt, {"value": float(spec.task_id)}, {})
+
     # What must hold at every moment -----------------------------------------------------------------------------
 
     def deliver(self, send: Send, outcome: Outcome) -> Outbox:
@@ -378,6 +394,8 @@ class Campaign:
             # Each process ships the system anew.
             again = {"system": before[0].system} if hasattr(send.spec, "system") else {}
             assert replace(send.spec, attempt=1, **again) == before[0]
+        elif send.topic == "simulate" and self.settings.before_segment:
+            self._check_hooks_are_over(key)
         elif send.topic == "simulate":
             assert key == 1 + max((s.spec.segment_id for s in self.sent if s.topic == "simulate"), default=-1)
             # In lockstep one decision applies several results, and sends after each of them.
@@ -390,6 +408,10 @@ class Campaign:
             assert send.spec.model_version - 1 in self.looked_with, "trained again before the last model was used"
         for ref in self.steering.agents[send.topic].inputs(send.spec):
             assert ref.data is not None or ref.store.kind in self.destinations[send.topic].reaches
+
+    def _check_hooks_are_over(self, segment_id: int) -> None:
+        told = "SELECT state FROM task WHERE kind = 'hook' AND parent_id = ? AND spec LIKE '%before-segment%'"
+        assert {state for (state,) in self.query(told, segment_id)} <= {"complete", "fizzled"}
 
     def _check_another_is_wanted(self) -> None:
         target = self.state.target_segments
@@ -422,12 +444,13 @@ class Campaign:
         if self.settings.lockstep:
             assert len(self.out("simulate")) <= simulate.n_pending
         else:
-            assert len(self.out("simulate")) == simulate.n_pending
-        waits = self.settings.lockstep and any(self.out(topic) for topic in ("infer", "train", "move"))
+            assert len(self.out("simulate")) + simulate.n_held_back == simulate.n_pending
+        waits = self.settings.lockstep and any(self.out(topic) for topic in ("infer", "train", "move", "hook"))
         if self.out("equilibrate"):
             assert not any(send.topic == "simulate" for send in self.sent), "a segment did not wait for its start"
             waits = True
-        if self.state.ending is None and not waits and self.starts_left():
+        assert len(self.out("hook")) <= self.settings.hook_workers
+        if self.state.ending is None and self.state.until is None and not waits and self.starts_left():
             target = self.state.target_segments
             missing = math.inf if target is None else max(0, target - self.state.counts.segments)
             wanted = missing > simulate.n_pending and simulate.idle
@@ -486,7 +509,7 @@ def _kinds(crossing: bool, inline: bool) -> tuple[StoreKind, StoreKind]:
 
 
 def _destination(topic: Topic, slots: int, reaches: frozenset[str], store: StoreSpec) -> Destination:
-    executor = {"simulate": "cpu", "infer": "gpu", "train": "gpu", "move": "host"}[topic]
+    executor = {"simulate": "cpu", "infer": "gpu", "train": "gpu", "move": "host", "hook": "host"}[topic]
     return Destination("imagined", executor, f"{topic}@imagined", slots, reaches, store, "/run")
 
 

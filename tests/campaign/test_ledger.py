@@ -21,6 +21,7 @@ CONTRACT = {
     "attempt": {"task_id", "number", "site", "host", "worker", "started", "ended", "outcome", "error"},
     "artifact": {"id", "task_id", "kind", "path", "sha256", "bytes"},
     "meta": {"key", "value"},
+    "hook_value": {"task_id", "segment_id", "hook", "name", "value"},
 }
 
 

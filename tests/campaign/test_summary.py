@@ -10,6 +10,7 @@ KEYS = [
     "schema", "status", "reason", "system", "policy", "seed", "segments", "simulated_ns", "frames", "failures",
     "quarantined", "model_versions", "inferences", "steered_fraction", "coverage", "worker_utilisation",
     "decision_ms", "thinker_bytes_per_segment", "proxies", "wall_s", "startup_s", "sites",
+    "hooks",
 ]  # fmt: skip
 
 EMPTY = Summary(
@@ -51,6 +52,12 @@ FULL = replace(
     coverage=Coverage("phi/psi cells", 61.0, 15),
     wall_s=90.0,
 )
+
+
+def test_hooks_are_told_where_there_are_any():
+    told = replace(FULL, hooks={"complete": 5, "fizzled": 1})
+    assert "hooks: 5 complete, 1 given up" in told.lines()
+    assert not any("hooks" in line for line in FULL.lines())
 
 
 def test_keys_are_exactly_those_of_the_contract():
