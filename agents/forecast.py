@@ -23,7 +23,7 @@ from tasks.prepared import PreparedSystem
 from tasks.transport import MAX_INLINE_BYTES, pack
 
 # What the ledger and its view, the traces, hold: of a campaign, a segment, an inference, a training.
-_LEDGER_BYTES = (40_000, 2_350, 2_200, 2_000)
+_LEDGER_BYTES = (63_000, 2_400, 2_200, 2_000)
 _TRACE_BYTES = (0, 1_700, 1_850, 1_650)
 # Logs of Parsl's processes, our own, and the files written once but the topology.
 _LOG_BYTES = (70_000, 650, 0, 0)
@@ -199,7 +199,7 @@ def forecast(
         "equilibrated": kept * shipped.equilibrated * (_STATE_FILE_BYTES + _STATE_ATOM_BYTES * prepared.n_atoms),
         "models": learnt * n_trainings * shipped.model,
         "references": learnt * shipped.references.newest_two,
-        "ledger": _linear(_LEDGER_BYTES, counts),
+        "ledger": _linear(_LEDGER_BYTES, counts) + _kept(shipped.references, settings.ps_threshold),
         "traces": _linear(_TRACE_BYTES, counts),
         "logs": _linear(_LOG_BYTES, counts) + len(prepared.topology_pdb),
         "system": shipped.system,
@@ -231,6 +231,12 @@ def model_bytes(settings: Settings, n_points: int) -> int:
         return _NPZ_BYTES + 8 * 3 * n_points * (settings.latent + 2)
     weights = _AAE_WEIGHTS + _AAE_POINT_WEIGHTS * n_points + _AAE_LATENT_WEIGHTS * settings.latent
     return _AAE_FILE_BYTES + 4 * weights + 24 * n_points
+
+
+def _kept(references: _References, threshold: int) -> int:
+    """Return the bytes of a reference set in the ledger, kept and in a spec, while it travels in messages."""
+    in_messages = references.growing[references.growing < threshold]
+    return round(2 * 4 / 3 * int(in_messages.max(initial=0)))
 
 
 def _parked(shipped: _Shipped, threshold: int) -> int:
