@@ -91,6 +91,8 @@ def _utilisation(state: CampaignState) -> dict[str, dict[str, float]]:
     span = counts.span_before_s + counts.last_ended - counts.first_started
     by_site: dict[str, dict[str, float]] = defaultdict(dict)
     for (site, topic), seconds in counts.compute_s.items():
+        if topic not in state.destinations:  # of an earlier process
+            continue
         by_site[site][topic] = seconds / (state.destinations[topic].slots * span)
     return dict(by_site)
 
