@@ -140,6 +140,7 @@ def test_a_killed_campaign_is_resumed(campaign: Start, victim: str, flags: tuple
     assert run.ask("SELECT count(*) FROM attempt WHERE outcome = 'abandoned'")[0][0] <= 12
 
 
+@SLOW
 def test_signals_and_limits_leave_a_campaign_that_goes_on_and_a_finished_one_that_does_not(campaign: Start) -> None:
     run = campaign("--max-segments", "60", "--policy", "plain", "--infer-every", "2", *QUICK[:2])
     run.until_segments(20)
@@ -210,7 +211,7 @@ def campaign_process(run: Path) -> "subprocess.Popen[str]":
         pytest.param("after-send:6", marks=SLOW),
         "before-publish:5",
         pytest.param("before-park", marks=SLOW),
-        "after-park",
+        pytest.param("after-park", marks=SLOW),
     ],
 )
 def test_a_kill_at_a_commit_point_loses_nothing(campaign: Start, point: str) -> None:
@@ -233,6 +234,7 @@ def test_a_second_process_is_refused_while_one_has_the_run(campaign: Start) -> N
     assert told["status"] == "died"
 
 
+@SLOW
 def test_time_that_a_scheduler_gives_is_kept(campaign: Start) -> None:
     ends = str(int(time.time()) + 40)
     run = campaign("--max-segments", "5000", "--min-segment-seconds", "1", env={"SLURM_JOB_END_TIME": ends})
@@ -244,6 +246,7 @@ def test_time_that_a_scheduler_gives_is_kept(campaign: Start) -> None:
     assert command("status", str(run.run_dir)).stdout.startswith("run: interrupted, ")
 
 
+@SLOW
 def test_a_campaign_waits_for_room_on_its_disk(campaign: Start, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "40m") as disk:
         run = campaign("--max-segments", "150", "--min-free-mb", "10", *QUICK, name="disk/run")
@@ -304,6 +307,7 @@ def test_a_torn_ledger_is_refused(run_dir: Path, verb: str, length: int) -> None
     assert contents(run_dir) == before
 
 
+@SLOW
 def test_a_newer_ledger_is_refused(run_dir: Path) -> None:
     with closing(sqlite3.connect(run_dir / "ledger.sqlite")) as db, db:
         db.execute("UPDATE meta SET value = '99' WHERE key = 'schema_version'")
@@ -334,6 +338,7 @@ def test_a_lost_trajectory_is_named_and_its_segment_can_be_given_up(run_dir: Pat
 # ---- what heals
 
 
+@SLOW
 def test_torn_files_that_are_told_elsewhere_are_made_anew(run_dir: Path) -> None:
     for name in ("params.json", "summary.json", "host_info.json", "topology.pdb"):
         (run_dir / name).write_bytes((run_dir / name).read_bytes()[:20])
@@ -359,6 +364,7 @@ def test_after_a_kill_torn_files_cost_nothing_that_was_committed(killed: Path, t
     assert campaign.ask("SELECT task_id FROM attempt WHERE outcome = 'success' GROUP BY 1 HAVING count(*) > 1") == []
 
 
+@SLOW
 def test_a_store_that_is_gone_is_told_and_the_campaign_goes_on(killed: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(killed, tmp_path / "run"))
     shutil.rmtree(run / "proxystore")
@@ -373,6 +379,7 @@ def test_a_store_that_is_gone_is_told_and_the_campaign_goes_on(killed: Path, tmp
 # ---- rerun and status
 
 
+@SLOW
 def test_what_was_given_up_runs_again_when_a_person_wants_it(campaign: Start) -> None:
     flags = ("--timestep-fs", "10", "--temperature", "20000", "--max-segments", "50", "--max-attempts", "2")
     run = campaign(*flags)
