@@ -15,7 +15,7 @@ from campaign.rundir import missing_directories, remove_made
 from campaign.wire import Address, address
 from tasks.errors import BadInput, Unreachable
 from tasks.messages import Ref, StoreKind, StoreSpec, Topic
-from tasks.transport import clear, evict, fetch, keys, open_store, ship
+from tasks.transport import clear, copy, evict, keys, open_store
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class Stores:
         """
         there = {spec.name: set(self._keys(spec)) for spec in self.specs}
         found = (ref for ref in refs if ref.key in there.get(ref.store.name, ()) or ref.store.kind == "globus")
-        return {address(ref): ship(fetch(ref), self.parked) for ref in found}
+        return {address(ref): copy(ref, self.parked) for ref in found}
 
     def count(self) -> int:
         """Return how many objects lie in the stores that answer, without what is parked."""

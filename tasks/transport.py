@@ -206,13 +206,31 @@ def fetch(ref: Ref) -> dict[str, np.ndarray]:
     Unreachable
         When the store does not answer, or no longer holds them.
     """
+    return unpack(_read(ref))
+
+
+def copy(ref: Ref, spec: StoreSpec) -> Ref:
+    """Put what lies at an address in another store as well, without looking at it; return its address there.
+
+    Raises
+    ------
+    Unreachable
+        When one of the stores does not answer, or the first no longer holds it.
+    """
+    data = _read(ref)
+    with _reaching(spec):
+        key = open_store(spec).put(data)
+    return Ref(spec, tuple(key), len(data))
+
+
+def _read(ref: Ref) -> bytes:
     if ref.data is not None:
-        return unpack(ref.data)
+        return ref.data
     with _reaching(ref.store):
         data = open_store(ref.store).get(_connector_key(ref))
     if data is None:
         raise Unreachable(f"store {ref.store.name} ({ref.store.kind}) no longer holds {ref.key}")
-    return unpack(data)
+    return bytes(data)
 
 
 def evict(ref: Ref) -> None:
