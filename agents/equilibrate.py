@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from agents.attempts import Failure, Verdict
@@ -62,6 +63,11 @@ class EquilibrateAgent(TopicAgent[EquilibrateSpec, EquilibrateResult]):
             f"equilibrating {n_states} basis state{'s' if n_states > 1 else ''} "
             f"for {state.settings.equilibrate_ps:g} ps before the first segment"
         )
+
+    def found(self, spec: EquilibrateSpec) -> EquilibrateSpec | None:
+        """Return an earlier process' spec; a basis state that is lost from its store is shipped with each process."""
+        start = self._simulate.basis[spec.number]
+        return super().found(spec) or replace(spec, start=start.ref, start_row=start.row)
 
     def succeeded(self, spec: EquilibrateSpec, result: EquilibrateResult) -> None:
         """Let walkers begin at the equilibrated state."""

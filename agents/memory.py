@@ -147,6 +147,10 @@ class Recollection:
         for number, told in self._ledger.kept("basis/").items():
             if (ref := self._found(told, "simulate")) is not None:
                 simulate.move_basis(int(number), ref)
+            else:
+                self._warn(
+                    f"basis state {number} is taken as it was before equilibration, which is lost from the store"
+                )
         turns = dict.fromkeys(range(len(simulate.walkers)), 0)
         for number, told in self._ledger.kept("walker/").items():
             walker = simulate.walkers[int(number)]

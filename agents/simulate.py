@@ -283,6 +283,14 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         self._bundle_of[segment_id] = bundle
         self._left_in[bundle] += 1
 
+    def found(self, spec: SegmentSpec) -> SegmentSpec | None:
+        """Return an earlier process' spec; a basis state that is lost from its store is shipped with each process."""
+        found = super().found(spec)
+        if found is not None or spec.parent_id is not None:
+            return found
+        start = self.basis[spec.parent_frame or 0]
+        return replace(spec, start=start.ref, start_row=start.row)
+
     def recalled(self, task: OpenTask, spec: SegmentSpec) -> None:
         """Expect a segment of an earlier process, in the bundle that it was in."""
         assert task.bundle is not None  # as `_begin` wrote it
