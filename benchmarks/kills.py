@@ -32,7 +32,7 @@ import psutil
 from benchmarks.harness import ROOT, Figure, Figures, Session, Wanted, interval, run
 from campaign.faults import POINTS
 from campaign.ledger import FIRST_OTHER_ID
-from campaign.processes import RUN_VARIABLE
+from campaign.processes import RUN_VARIABLE, processes_of
 from campaign.trace import FILES
 from tasks.files import sha256
 
@@ -147,10 +147,6 @@ class Victim:
         assert self.process is not None
         return psutil.Process(self.process.pid).environ().get(RUN_VARIABLE, "")
 
-    def processes(self, run_id: str) -> list[psutil.Process]:
-        """Return the living processes of a command."""
-        return list(_of_run(run_id))
-
     def victims(self, kind: str, run_id: str) -> list[psutil.Process]:
         """Return the processes of a kind."""
         assert self.process is not None
@@ -159,7 +155,7 @@ class Victim:
             return [main]
         if kind == "server":
             return [child for child in main.children() if "run.py" in _command(child)]
-        found = [process for process in self.processes(run_id) if _TITLES[kind] in _command(process)]
+        found = [process for process in processes_of(run_id) if _TITLES[kind] in _command(process)]
         managers = [process for process in found if "process_worker_pool.py" not in _command(process.parent())]
         if kind == "manager":
             return [process for process in managers if process.children()]
@@ -299,7 +295,7 @@ def _await_end(campaign: Victim, kill: Kill, toll: Toll) -> None:
 def _await_silence(campaign: Victim, run_id: str, kill: Kill, toll: Toll) -> None:
     """Note what is still there after 10 s."""
     deadline = time.monotonic() + _GONE_S
-    while (left := campaign.processes(run_id)) and time.monotonic() < deadline:
+    while (left := processes_of(run_id)) and time.monotonic() < deadline:
         time.sleep(0.1)
     if left:
         toll.wrong.append(f"{kill.name}: {len(left)} processes left after {_GONE_S:g} s")
@@ -463,15 +459,6 @@ def _until(condition: Callable[[], object], timeout_s: float, what: str) -> obje
             raise TimeoutError(f"no {what} within {timeout_s:g} s")
         time.sleep(0.02)
     return answer
-
-
-def _of_run(run_id: str) -> Iterator[psutil.Process]:
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(RUN_VARIABLE) == run_id and process.status() != psutil.STATUS_ZOMBIE:
-                yield process
-        except (psutil.Error, OSError):
-            continue
 
 
 def _command(process: psutil.Process | None) -> str:

@@ -255,11 +255,6 @@ def keys(spec: StoreSpec) -> list[tuple[str, ...]]:
     return []
 
 
-def count_objects(spec: StoreSpec) -> int:
-    """Return how many objects of ours a store holds."""
-    return len(keys(spec))
-
-
 def clear(spec: StoreSpec) -> None:
     """Remove all objects of ours from a store, and nothing else; a file store's directory goes with them."""
     if spec.kind == "file":

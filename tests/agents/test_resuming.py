@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.topic import task_id
-from tests.agents.test_lockstep import SHAPES, sentenced, without_addresses
+from tests.agents.test_lockstep import SHAPES, without_addresses
 
 MANY = settings(max_examples=60, deadline=None)
 
@@ -40,13 +40,13 @@ def test_every_segment_is_committed_once_however_often_it_dies(open_campaign, sh
         campaign.end()
 
 
-def decisions(open_campaign, shape, order: random.Random, percent: int, kills: float) -> dict:
+def decisions(open_campaign, shape, order: random.Random, kills: float) -> dict:
     """Return what a campaign decided, without what was only sent again."""
     with open_campaign(lockstep=True, **shape) as campaign:
         campaign.begin()
         while not campaign.steering.finished:
             send = order.choice(list(campaign.outstanding.values()))
-            campaign.answer(send, sentenced(send, percent))
+            campaign.answer(send)
             if order.random() < kills:
                 campaign.kill()
         first = {}
@@ -64,7 +64,7 @@ def decisions(open_campaign, shape, order: random.Random, percent: int, kills: f
 )
 def test_in_lockstep_decisions_after_a_death_are_those_of_a_run_that_never_died(open_campaign, shape, seeds, kills):
     undisturbed, killed = (
-        decisions(open_campaign, shape, random.Random(seed), 0, chance)
+        decisions(open_campaign, shape, random.Random(seed), chance)
         for seed, chance in zip(seeds, (0.0, kills), strict=True)
     )
     assert killed == undisturbed

@@ -23,10 +23,17 @@ class Campaign:
 
     def __init__(self, run_dir: Path, *flags: str, env: dict[str, str] | None = None) -> None:
         self.run_dir = run_dir
+        self._begin("--run-dir", str(run_dir), *flags, env=env)
+
+    def resume(self, *flags: str) -> None:
+        """Go on with it in another process, once the last one has ended."""
+        self._begin("resume", str(self.run_dir), *flags)
+
+    def _begin(self, *words: str, env: dict[str, str] | None = None) -> None:
         # As from a user's shell, not from within a run.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("WAYFINDER_")}
         self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "run.py"), "--run-dir", str(run_dir), *flags],
+            [sys.executable, str(ROOT / "run.py"), *words],
             cwd=ROOT,
             env=environment | (env or {}),
             stdin=subprocess.DEVNULL,

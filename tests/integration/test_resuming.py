@@ -176,7 +176,7 @@ def test_in_lockstep_kills_change_no_decision(campaign: Start) -> None:
         killed.process.kill()
         killed.process.wait()
         if count == 15:
-            killed.process = campaign_process(killed.run_dir)
+            killed.resume()
     assert undisturbed.wait() == 0
     assert resume(killed.run_dir).returncode == 0
     assert_whole(killed, 60)
@@ -187,20 +187,6 @@ def test_in_lockstep_kills_change_no_decision(campaign: Start) -> None:
     for kind in ("trajectory", "model"):
         files = f"SELECT path, sha256 FROM artifact WHERE kind = '{kind}' ORDER BY path"
         assert killed.ask(files) == undisturbed.ask(files)
-
-
-def campaign_process(run: Path) -> "subprocess.Popen[str]":
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("WAYFINDER_")}
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "run.py"), "resume", str(run)],
-        cwd=ROOT,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from tasks.prepared import PreparedSystem
 from tasks.reference import ReferenceSet
 from tasks.simulate import run_segment
 from tasks.systems import SystemSpec, prepare
-from tasks.transport import count_objects, evict, fetch, ship
+from tasks.transport import evict, fetch, keys, ship
 
 INLINE = StoreSpec("inline", "inline")
 N_SEGMENTS, N_FRAMES = 8, 25
@@ -282,7 +282,7 @@ def test_a_warm_worker_fetches_system_and_model_once(
     before = embed(spec)
     evict(spec.system)
     evict(spec.model)
-    assert count_objects(file_store) == 0
+    assert len(keys(file_store)) == 0
     assert embed(then(spec, before, batches(frames, [2]))).n_frames == 25
 
 
@@ -555,6 +555,6 @@ def test_starts_go_to_the_store_and_small_references_need_not(
     first: EmbedSpec, file_store: StoreSpec, threshold: int, n_stored: int
 ) -> None:
     result = embed(replace(first, store=replace(file_store, threshold=threshold)))
-    assert count_objects(file_store) == n_stored
+    assert len(keys(file_store)) == n_stored
     assert result.starts.data is None
     assert (result.reference.data is None) == (threshold == 0)

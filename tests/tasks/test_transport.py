@@ -21,9 +21,9 @@ from tasks.transport import (
     MAX_INLINE_BYTES,
     REACHES_VARIABLE,
     clear,
-    count_objects,
     evict,
     fetch,
+    keys,
     move,
     open_store,
     pack,
@@ -105,7 +105,7 @@ def test_an_address_is_small_and_outlives_its_process(store: StoreSpec) -> None:
 def test_data_can_be_read_many_times(store: StoreSpec) -> None:
     ref = ship(SOME, store)
     assert all(same(fetch(ref), SOME) for _ in range(3))
-    assert count_objects(store) == 1
+    assert len(keys(store)) == 1
     # From the store each time: a process that remembered what it read would grow with the campaign.
     put_raw(ref, pack({"other": np.ones(3)}))
     assert set(fetch(ref)) == {"other"}
@@ -197,10 +197,10 @@ def test_the_threshold_holds_for_what_need_not_be_stored(store: StoreSpec) -> No
     above, at = (replace(store, threshold=threshold) for threshold in (size + 1, size))
     small = ship(SOME, above, always=False)
     assert small.data is not None
-    assert count_objects(store) == 0
+    assert len(keys(store)) == 0
     stored = [ship(SOME, at, always=False), ship(SOME, above)]
     assert [ref.data for ref in stored] == [None, None]
-    assert count_objects(store) == 2
+    assert len(keys(store)) == 2
     assert all(same(fetch(ref), SOME) for ref in (small, *stored))
 
 
@@ -210,7 +210,7 @@ def test_the_threshold_holds_for_what_need_not_be_stored(store: StoreSpec) -> No
 def test_evicted_data_are_gone_and_others_stay(store: StoreSpec) -> None:
     gone, stays = ship(SOME, store), ship(SOME, store)
     evict(gone)
-    assert count_objects(store) == 1
+    assert len(keys(store)) == 1
     with pytest.raises(Unreachable, match=r"^store test\S* \((file|redis)\) no longer holds \("):
         fetch(gone)
     assert same(fetch(stays), SOME)
@@ -227,9 +227,9 @@ def test_clearing_redis_touches_no_foreign_key(redis_server: RedisServer, redis_
         foreign = {f"{redis_store.name}": b"1", f"colmena:{redis_store.name}:x": b"2"}
         client.mset(foreign)
         client.rpush(f"{redis_store.name}_requests", b"3")
-        assert count_objects(redis_store) == 3
+        assert len(keys(redis_store)) == 3
         clear(redis_store)
-        assert count_objects(redis_store) == 0
+        assert len(keys(redis_store)) == 0
         assert client.mget(list(foreign)) == list(foreign.values())
         assert client.lrange(f"{redis_store.name}_requests", 0, -1) == [b"3"]
     assert same(fetch(neighbour), SOME)
@@ -240,7 +240,7 @@ def test_clearing_files_removes_their_directory_only(tmp_path: Path, file_store:
     ref = ship(SOME, file_store)
     clear(file_store)
     assert [path.name for path in tmp_path.iterdir()] == ["topology.pdb"]
-    assert count_objects(file_store) == 0
+    assert len(keys(file_store)) == 0
     with pytest.raises(Unreachable, match="no longer holds"):
         fetch(ref)
     evict(ref)
@@ -254,7 +254,7 @@ def test_no_store_is_opened_twice(store: StoreSpec) -> None:
 def test_inline_is_no_store() -> None:
     with pytest.raises(ValueError, match="kind inline cannot be opened"):
         open_store(INLINE)
-    assert count_objects(INLINE) == 0
+    assert len(keys(INLINE)) == 0
     clear(INLINE)
 
 
@@ -289,7 +289,7 @@ def test_a_silent_server_is_waited_for_once(own_server: RedisServer, monkeypatch
         lambda: fetch(ref),
         lambda: ship(SOME, store),
         lambda: evict(ref),
-        lambda: count_objects(store),
+        lambda: len(keys(store)),
         lambda: clear(store),
     ):
         began = time.monotonic()
@@ -357,4 +357,4 @@ def test_data_that_are_gone_cannot_be_moved(redis_store: StoreSpec, file_store: 
     evict(source)
     with pytest.raises(Unreachable, match="no longer holds"):
         move(MoveSpec(cargo=("frames", 0), task_id=9, attempt=1, source=source, store=file_store))
-    assert count_objects(file_store) == 0
+    assert len(keys(file_store)) == 0
