@@ -30,6 +30,7 @@ if __name__ == "__main__":
         signal.signal(_number, lambda number, frame: os._exit(128 + number))
 
 import json
+import shutil
 import signal
 import tempfile
 import threading
@@ -53,7 +54,7 @@ from campaign.preparing import prepare_aside
 from campaign.processes import reap
 from campaign.rerun import rerun as make_ready
 from campaign.resuming import Standing, refuse_damage, resumed_settings, standing
-from campaign.rundir import RunDirectory
+from campaign.rundir import LEDGER, RunDirectory
 from campaign.settings import Settings
 from campaign.status import statuses
 from campaign.summary import Summary
@@ -119,7 +120,7 @@ def _control_is_over(run_dir: RunDirectory, settings: Settings) -> bool:
     if not settings.control:
         return True
     control = run_dir.path / CONTROL
-    return control.is_dir() and standing(RunDirectory.open(control)).status == "complete"
+    return (control / LEDGER).exists() and standing(RunDirectory.open(control)).status == "complete"
 
 
 def rerun(command: Command, signals: Signals) -> int:
@@ -141,7 +142,7 @@ def status(command: Command, signals: Signals) -> int:
     found = statuses(command.named)
     if command.json:
         told = [each.as_dict() for each in found]
-        tell(json.dumps(told[0] if (command.named / "ledger.sqlite").exists() else told, indent=2))
+        tell(json.dumps(told[0] if (command.named / LEDGER).exists() else told, indent=2))
     elif len(found) == 1:
         tell("\n".join(found[0].lines()))
     else:
@@ -246,8 +247,8 @@ def _run_again(
     if settings.platform not in ("auto", prepared.platform):
         prepared = replace(prepared, platform=settings.platform)
     parts = Parts.gather(settings, prepared, began)
-    for run_id in before.run_ids:
-        reap(run_id)  # what a process that was killed left behind
+    if before.last_run_id is not None:
+        reap(before.last_run_id)  # what a process that was killed left behind
     with ExitStack() as stack:
         return parts, _run(set_up(parts, run_dir, stack, before), signals)
 
@@ -285,11 +286,12 @@ def _control_summary(
     path, began = run_dir.path / CONTROL, time.monotonic()
     kept = run_dir.equilibrated if run_dir.equilibrated.is_dir() else None
     control = control_settings(settings, steered.segments, kept)
-    if path.is_dir():
+    if (path / LEDGER).exists():
         before = standing(RunDirectory.open(path))
         with only_process(path):
             again = resumed_settings(path, before.settings, {"max_segments": steered.segments})
             return _run_again(RunDirectory.open(path), before, again, signals, began)[1]
+    shutil.rmtree(path, ignore_errors=True)  # of a process that was killed before it began anything
     if kept is not None:
         prepared = _prepare(Command("start", control), signals)
     return _run_new(Parts.gather(control, prepared, began), path, signals)[1]

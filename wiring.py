@@ -133,7 +133,7 @@ def plan_of(parts: Parts, run_dir: RunDirectory, stack: ExitStack, before: Stand
         stores=stores,
         redis=None if redis is None else (redis.host, redis.port, redis),
         began=parts.began,
-        earlier=() if before is None else before.run_ids,
+        earlier=None if before is None else before.last_run_id,
     )
 
 

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Verdict = Literal["again", "systematic", "random"]
+from campaign.ledger import OF_THE_SITE
 
-# Of the site, not of the task: its workers are gone, or did not answer.
-OF_THE_SITE = frozenset({"manager_lost", "lost", "late", "site_gone"})
+Verdict = Literal["again", "systematic", "random"]
 
 # So many times `--max-attempts` a task is tried in all, whatever went wrong each time.
 _PATIENCE = 3

@@ -86,7 +86,7 @@ class Plan:
     resumed
         Whether an earlier process began the campaign.
     earlier
-        Ids of earlier processes on this machine.
+        ``run_id`` of the process before this one, if it was on this machine.
     guardian
         Ends what the main process leaves, should it be killed; started before anything else.
     executors
@@ -114,7 +114,7 @@ class Plan:
     stores: Stores
     redis: tuple[str, int, RedisServer] | None
     began: float
-    earlier: tuple[str, ...] = ()
+    earlier: str | None = None
 
     @property
     def folders(self) -> tuple[Path, ...]:

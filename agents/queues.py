@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterable
 from typing import Any
 
 import redis
@@ -103,7 +102,7 @@ def pipe_queues() -> CountedPipes:
     return CountedPipes(topics=TOPICS, keep_inputs=False)
 
 
-def redis_queues(host: str, port: int, run_id: str, earlier: Iterable[str] = ()) -> CountedRedis:
+def redis_queues(host: str, port: int, run_id: str, earlier: str | None = None) -> CountedRedis:
     """Return queues on a Redis server.
 
     Parameters
@@ -111,11 +110,11 @@ def redis_queues(host: str, port: int, run_id: str, earlier: Iterable[str] = ())
     run_id
         Tells their keys from those of others.
     earlier
-        Ids of killed processes of the campaign, whose messages nobody will read any more.
+        Id of the process before this one, whose messages nobody will read any more.
     """
-    prefix = _prefix(run_id)
-    with redis.StrictRedis(host, port, password=os.environ.get(PASSWORD_VARIABLE), socket_timeout=10) as client:
-        for each in earlier:
-            if left := list(client.scan_iter(match=f"{_prefix(each)}*", count=1000)):
-                client.delete(*left)
-    return CountedRedis(topics=TOPICS, hostname=host, port=port, prefix=prefix, keep_inputs=False)
+    queues = CountedRedis(topics=TOPICS, hostname=host, port=port, prefix=_prefix(run_id), keep_inputs=False)
+    if earlier is not None and (
+        left := list(queues.redis_client.scan_iter(match=f"{_prefix(earlier)}*", count=1000))
+    ):
+        queues.redis_client.delete(*left)
+    return queues

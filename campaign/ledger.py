@@ -35,6 +35,9 @@ FIRST_OTHER_ID = 2**40
 # How an attempt may end that is nobody's failure: its process ended, or it came back after it was given up.
 NO_FAILURES = ("success", "abandoned")
 
+# Failures of the site, not of the task: its workers are gone, or did not answer in time.
+OF_THE_SITE = frozenset({"manager_lost", "lost", "late", "site_gone"})
+
 _SCHEMA = """
 CREATE TABLE task (
     id INTEGER PRIMARY KEY, kind TEXT NOT NULL, state TEXT NOT NULL, category TEXT NOT NULL,
@@ -360,7 +363,7 @@ class Ledger:
 
     def meta(self) -> dict[str, Any]:
         """Return the values of the campaign as a whole."""
-        return _meta(self._db)
+        return meta_of(self._db)
 
     def close(self) -> None:
         """Close the file; the write-ahead log is folded into it."""
@@ -381,7 +384,7 @@ def read_ledger(path: Path) -> Iterator[sqlite3.Connection]:
         raise BadInput(f"{path.parent} is no run: it has no {path.name}; name the directory of a campaign")
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)) as db:
-            version = _meta(db).get("schema_version")
+            version = meta_of(db).get("schema_version")
             if not isinstance(version, int) or version > SCHEMA_VERSION:
                 raise BadInput(
                     f"ledger {path} has schema {version}, and this Wayfinder knows up to {SCHEMA_VERSION}: "
@@ -401,7 +404,7 @@ def check_ledger(path: Path) -> None:
         When it is damaged, or of another version.
     """
     with read_ledger(path) as db:
-        version = _meta(db)["schema_version"]
+        version = meta_of(db)["schema_version"]
         if version < SCHEMA_VERSION:
             raise BadInput(
                 f"ledger {path} has schema {version}, which keeps too little to go on with: use the version that "
@@ -412,5 +415,6 @@ def check_ledger(path: Path) -> None:
             raise BadInput(f"ledger {path} is damaged ({verdict}): restore it from a copy")
 
 
-def _meta(db: sqlite3.Connection) -> dict[str, Any]:
+def meta_of(db: sqlite3.Connection) -> dict[str, Any]:
+    """Return the values of a campaign as a whole."""
     return {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM meta")}

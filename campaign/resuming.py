@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from campaign.flags import flag, note, shown
-from campaign.ledger import check_ledger, read_ledger
+from campaign.ledger import check_ledger, meta_of, read_ledger
 from campaign.rundir import RunDirectory
 from campaign.settings import Settings
 from campaign.stores import kind_of
@@ -39,8 +39,8 @@ class Standing:
     ----------
     settings
         Of the last process.
-    run_ids
-        Of earlier processes on this machine that had the run in the same place; those of a copy are not ours.
+    last_run_id
+        Of the last process, if it had the run on this machine and in the same place; that of a copy is not ours.
     began
         Whether anything was decided.
     store_kinds
@@ -52,7 +52,7 @@ class Standing:
     status: str
     campaign_id: str
     settings: Mapping[str, Any]
-    run_ids: tuple[str, ...]
+    last_run_id: str | None
     segments: int
     model_version: int
     began: bool
@@ -81,17 +81,18 @@ def standing(run_dir: RunDirectory) -> Standing:
     """
     check_ledger(run_dir.ledger)
     with read_ledger(run_dir.ledger) as db:
-        meta = {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM meta")}
+        meta = meta_of(db)
         kept = db.execute("SELECT value FROM kept WHERE key = 'state'").fetchone()
         needed = db.execute(
             "SELECT value FROM kept UNION ALL SELECT spec FROM task WHERE spec IS NOT NULL"
         ).fetchall()
     told = {} if kept is None else json.loads(kept[0])
+    last = meta.get("processes", [{}])[-1]
     return Standing(
         meta.get("status", "running"),
         meta.get("campaign", ""),
         meta.get("settings", {}),
-        tuple(process["run_id"] for process in meta.get("processes", []) if _was_here(process, run_dir.path)),
+        last["run_id"] if _was_here(last, run_dir.path) else None,
         told.get("segments", 0),
         told.get("model_version", 0),
         kept is not None,
@@ -101,7 +102,7 @@ def standing(run_dir: RunDirectory) -> Standing:
 
 
 def _was_here(process: Mapping[str, Any], run_dir: Path) -> bool:
-    return (process["host"], process["run_dir"]) == (socket.gethostname(), str(run_dir))
+    return (process.get("host"), process.get("run_dir")) == (socket.gethostname(), str(run_dir))
 
 
 def resumed_settings(run: Path, before: Mapping[str, Any], flags: Mapping[str, object]) -> Settings:

@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from campaign.filesystem import in_use_by
-from campaign.ledger import read_ledger
+from campaign.ledger import FIRST_OTHER_ID, OF_THE_SITE, meta_of, read_ledger
+from campaign.rundir import LEDGER
 from tasks.errors import BadInput
 
 # Failures are told by the newest so many.
 _N_ERRORS = 5
+
+# Outcomes of attempts that never came to an end.
+_LOST = OF_THE_SITE | {"worker_lost"}
 
 # The rate is that of the last so many segments.
 _RATE_OVER = 200
@@ -99,7 +103,7 @@ def status(run: Path) -> Status:
     BadInput
         When there is none.
     """
-    with read_ledger(run / "ledger.sqlite") as db:
+    with read_ledger(run / LEDGER) as db:
         return _status(run, db)
 
 
@@ -111,16 +115,16 @@ def statuses(path: Path) -> list[Status]:
     BadInput
         When there is none.
     """
-    if (path / "ledger.sqlite").exists():
+    if (path / LEDGER).exists():
         return [status(path)]
-    runs = sorted(path.glob("*/ledger.sqlite"), key=lambda ledger: ledger.stat().st_mtime) if path.is_dir() else []
+    runs = sorted(path.glob(f"*/{LEDGER}"), key=lambda ledger: ledger.stat().st_mtime) if path.is_dir() else []
     if not runs:
         raise BadInput(f"{path} is no run and holds none: name a run directory, or a folder of them")
     return [status(ledger.parent) for ledger in runs]
 
 
 def _status(run: Path, db: sqlite3.Connection) -> Status:
-    meta = {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM meta")}
+    meta = meta_of(db)
     settings = meta.get("settings", {})
     told = _kept_state(db)
     tasks: dict[str, dict[str, dict[str, int]]] = {}
@@ -158,9 +162,6 @@ def _status(run: Path, db: sqlite3.Connection) -> Status:
     )
 
 
-_LOST = frozenset({"lost", "late", "worker_lost", "manager_lost", "site_gone"})
-
-
 def _word(run: Path, noted: str) -> str:
     """Return a campaign's status; one that is noted as running may have died."""
     return "died" if noted == "running" and in_use_by(run) is None else noted
@@ -180,7 +181,7 @@ def _rate(db: sqlite3.Connection) -> float | None:
         end
         for (end,) in db.execute(
             "SELECT ended FROM attempt WHERE outcome = 'success' AND task_id < ? ORDER BY rowid DESC LIMIT ?",
-            (2**40, _RATE_OVER),
+            (FIRST_OTHER_ID, _RATE_OVER),
         )
     ]
     if len(ended) < 2 or max(ended) <= min(ended):
