@@ -82,8 +82,11 @@ class HookAgent(TopicAgent[HookSpec, HookResult]):
 
     def after_segment(self, spec: SegmentSpec, start: Start, result: SegmentResult) -> bool:
         """Begin what comes after a segment; return False where nothing does."""
-        settings, segment = self.state.settings, summary(spec, start, result)
+        settings = self.state.settings
         asked = () if settings.continue_until is None else (settings.continue_until,)
+        if not (settings.after_segment or asked):
+            return False
+        segment = summary(spec, start, result)
         begun = self._begin("after-segment", settings.after_segment, segment)
         return self._begin("continue-until", asked, segment) or begun
 
