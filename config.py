@@ -104,6 +104,8 @@ def example_pbs() -> Site:
 
 SITES: dict[str, SiteMaker] = {
     "local": local,
+    # This machine once more, with workers of its own, to try a pool out: --simulate-site local,local-b.
+    "local-b": lambda: local("local-b"),
     # This machine, with workers that may open no Redis: how a site behind a firewall behaves, to try it out.
     "local-no-redis": lambda: local("local-no-redis", frozenset({"file", "globus", "inline"})),
     "example-slurm": example_slurm,

@@ -195,12 +195,14 @@ def dry_run(command: Command, signals: Signals) -> int:
 
 
 def _cautions(plan: Plan) -> Iterator[str]:
-    return cautions(plan.settings, plan.prepared.platform, plan.destinations["simulate"].slots)
+    return cautions(plan.settings, plan.prepared.platform, sum(place.slots for place in plan.places))
 
 
 def _machine(plan: Plan) -> Machine:
-    simulate, learn = plan.executors[:2]
-    return Machine(len(os.sched_getaffinity(0)), len(gpus()), local.is_here(simulate), local.is_here(learn))
+    here = {executor.label for executor in plan.executors if local.is_here(executor)}
+    elsewhere = tuple(place.site for place in plan.places if place.executor not in here)
+    simulates, learns = len(elsewhere) < len(plan.places), plan.destinations["infer"].executor in here
+    return Machine(len(os.sched_getaffinity(0)), len(gpus()), simulates, learns, elsewhere)
 
 
 def probe(command: Command, signals: Signals) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -20,6 +21,7 @@ from campaign.rundir import RunDirectory, make_private_dir, refuse_unquotable
 from campaign.settings import Settings
 from campaign.stores import Stores
 from sites import globus_store, local, redis_server
+from sites.pool import shares
 from sites.site import REACHES_ALL, Resources, Site
 from tasks.errors import BadInput
 from tasks.messages import StoreKind, Topic
@@ -29,11 +31,21 @@ from tasks.transport import PASSWORD_VARIABLE
 
 
 @dataclass(frozen=True, slots=True)
+class Member:
+    """A site of the pool that segments run at."""
+
+    site: Site
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
 class Parts:
     """What a run is made of, before it has a directory.
 
     Attributes
     ----------
+    pool, learning
+        Sites of the segments, and the one of training and inference.
     kinds
         Kind of each topic's store.
     began
@@ -42,7 +54,8 @@ class Parts:
 
     settings: Settings
     prepared: PreparedSystem
-    sites: dict[Topic, Site]
+    pool: tuple[Member, ...]
+    learning: Site
     kinds: dict[Topic, StoreKind]
     began: float
 
@@ -53,13 +66,12 @@ class Parts:
         Raises
         ------
         BadInput
-            For a site that is not known, and for a store that a site does not reach.
+            For a site that is not known or named twice, for a weight that is none, and for a store that a site does
+            not reach.
         """
-        sites: dict[Topic, Site] = {
-            "simulate": config.site(settings.simulate_site),
-            "infer": config.site(settings.ml_site),
-        }
-        return cls(settings, prepared, sites, _store_kinds(settings, sites), began)
+        pool = tuple(Member(config.site(share.site), share.weight) for share in shares(settings.simulate_site))
+        learning = config.site(settings.ml_site)
+        return cls(settings, prepared, pool, learning, _store_kinds(settings, pool, learning), began)
 
 
 def set_up(parts: Parts, run_dir: RunDirectory, stack: ExitStack, before: Standing | None = None) -> Plan:
@@ -113,10 +125,10 @@ def plan_of(parts: Parts, run_dir: RunDirectory, stack: ExitStack, before: Stand
         settings.segments_per_device,
         prepared.platform in GPU_PLATFORMS,
     )
-    destinations, executors = _destinations(parts, stores, resources, run_dir)
+    pool, executors = _pool(parts.pool, stores, resources, run_dir)
+    destinations = _destinations(parts, pool[0], stores, resources, run_dir, executors)
     if settings.equilibrate_ps:
-        simulate = destinations["simulate"]
-        destinations["equilibrate"] = replace(simulate, method=f"equilibrate@{simulate.site}")
+        destinations["equilibrate"] = pool[0].of("equilibrate")
     return Plan(
         settings=settings,
         run_dir=run_dir,
@@ -134,6 +146,7 @@ def plan_of(parts: Parts, run_dir: RunDirectory, stack: ExitStack, before: Stand
         redis=None if redis is None else (redis.host, redis.port, redis),
         began=parts.began,
         earlier=None if before is None else before.last_run_id,
+        pool=pool,
     )
 
 
@@ -154,52 +167,100 @@ def _stores(
     return Stores(parts.kinds, campaign_id, run_dir.parked, threshold, file_dir, address, globus, older)
 
 
-def _store_kinds(settings: Settings, sites: dict[Topic, Site]) -> dict[Topic, StoreKind]:
+def _store_kinds(settings: Settings, pool: Sequence[Member], learning: Site) -> dict[Topic, StoreKind]:
     """Return the kind of each topic's store.
 
     Raises
     ------
     BadInput
-        When a topic's own workers cannot reach it.
+        When a topic's own workers cannot reach it, or a site of a pool that of the candidates.
     """
-    shared = all(site.shares_run_dir for site in sites.values())
+    shared = all(site.shares_run_dir for site in (learning, *(member.site for member in pool)))
     kinds: dict[Topic, StoreKind] = {}
     for topic, backend in settings.ps_backends.items():
         chosen = backend or ("file" if shared else "redis")
         kind: StoreKind = "inline" if settings.no_proxystore or chosen == "none" else chosen
-        site = sites["simulate" if topic == "simulate" else "infer"]
-        if kind not in site.reaches:
-            raise BadInput(
-                f"--{topic}-ps-backend {kind}: workers of site {site.name} reach only "
-                f"{', '.join(sorted(site.reaches))}; choose one of these"
-            )
+        for site in [member.site for member in pool] if topic == "simulate" else [learning]:
+            if kind not in site.reaches:
+                raise BadInput(
+                    f"--{topic}-ps-backend {kind}: workers of site {site.name} reach only "
+                    f"{', '.join(sorted(site.reaches))}; choose one of these"
+                )
         kinds[topic] = kind
+    for member in pool if len(pool) > 1 else ():
+        # A `move` task brings candidates to one site, not to several.
+        if kinds["infer"] not in member.site.reaches:
+            raise BadInput(
+                f"--simulate-site {settings.simulate_site}: workers of site {member.site.name} do not reach the "
+                f"store of the candidates, {kinds['infer']}, and these are moved only where segments run at one "
+                f"site: choose an --infer-ps-backend that all of them reach, or leave {member.site.name} out"
+            )
     if settings.ps_globus_config is not None:
         globus_store.check(settings.ps_globus_config)
     return kinds
 
 
-def _destinations(
-    parts: Parts, stores: Stores, resources: Resources, run_dir: RunDirectory
-) -> tuple[dict[Topic, Destination], list[ParslExecutor]]:
-    """Return where each topic goes, and the executors; the submit host gets one for moves and hooks."""
-    simulate, learn = parts.sites["simulate"], parts.sites["infer"]
-    if simulate.simulate is None or learn.learn is None:
-        lacking = simulate.name if simulate.simulate is None else learn.name
-        raise BadInput(
-            f"site {lacking} has no executor for this topic: choose another with --simulate-site or --ml-site"
-        )
-    executors = [simulate.simulate(resources), learn.learn(resources)]
-
-    def destination(topic: Topic, site: Site, executor: ParslExecutor, slots: int) -> Destination:
+def _pool(
+    members: Sequence[Member], stores: Stores, resources: Resources, run_dir: RunDirectory
+) -> tuple[tuple[Destination, ...], list[ParslExecutor]]:
+    """Return where segments go, and an executor for each site."""
+    # What a segment needs may lie in any store, whichever site it runs at, and so may what it needs when tried again.
+    reaches = frozenset.intersection(*(member.site.reaches for member in members))
+    places: list[Destination] = []
+    executors: list[ParslExecutor] = []
+    for member in members:
+        site = member.site
+        if site.simulate is None:
+            raise _lacks_executor(site)
+        suffix = f"-{site.name}" if len(members) > 1 else ""
+        its = replace(resources, label_suffix=suffix)
+        executor = site.simulate(its)
+        if executor.label in [other.label for other in executors]:
+            raise BadInput(
+                f"--simulate-site: the executor of site {site.name} is called {executor.label}, as that of another "
+                "site of the pool: make it with `sites.htex.htex`, or give it another label in config.py"
+            )
+        executors.append(executor)
         seen = str(run_dir.path) if site.shares_run_dir else None
-        method = f"{topic}@{site.name}"
-        return Destination(site.name, executor.label, method, slots, site.reaches, stores.of[topic], seen)
+        places.append(
+            Destination(
+                site.name,
+                executor.label,
+                f"simulate@{site.name}",
+                site.simulate_slots(its),
+                reaches,
+                stores.of["simulate"],
+                seen,
+                member.weight,
+            )
+        )
+    return tuple(places), executors
+
+
+def _destinations(
+    parts: Parts,
+    simulate: Destination,
+    stores: Stores,
+    resources: Resources,
+    run_dir: RunDirectory,
+    executors: list[ParslExecutor],
+) -> dict[Topic, Destination]:
+    """Return where each topic goes, and add executors; the submit host gets one for moves and hooks."""
+    learn = parts.learning
+    if learn.learn is None:
+        raise _lacks_executor(learn)
+    executor = learn.learn(resources)
+    executors.append(executor)
+    slots, seen = learn.learn_slots(resources), str(run_dir.path) if learn.shares_run_dir else None
+
+    def learning(topic: Topic) -> Destination:
+        method = f"{topic}@{learn.name}"
+        return Destination(learn.name, executor.label, method, slots, learn.reaches, stores.of[topic], seen)
 
     destinations: dict[Topic, Destination] = {
-        "simulate": destination("simulate", simulate, executors[0], simulate.simulate_slots(resources)),
-        "infer": destination("infer", learn, executors[1], learn.learn_slots(resources)),
-        "train": destination("train", learn, executors[1], learn.learn_slots(resources)),
+        "simulate": simulate,
+        "infer": learning("infer"),
+        "train": learning("train"),
     }
     crossing = stores.of["simulate"].kind not in learn.reaches or stores.of["infer"].kind not in simulate.reaches
     n_hooks = parts.settings.hook_workers if parts.settings.has_hooks else 0
@@ -212,7 +273,13 @@ def _destinations(
     if n_hooks:
         seen = str(run_dir.path)
         destinations["hook"] = Destination("host", "host", "hook@host", n_hooks, REACHES_ALL, store, seen)
-    return destinations, executors
+    return destinations
+
+
+def _lacks_executor(site: Site) -> BadInput:
+    return BadInput(
+        f"site {site.name} has no executor for this topic: choose another with --simulate-site or --ml-site"
+    )
 
 
 def _redis(

@@ -9,7 +9,7 @@ from typing import Any
 
 from agents.attempts import Failure, Verdict
 from agents.simulate import SimulateAgent
-from agents.state import CampaignState
+from agents.state import CampaignState, Destination
 from agents.topic import Outcome, TopicAgent, task_seed
 from campaign.ledger import State
 from tasks.messages import EquilibrateResult, EquilibrateSpec, FileRecord, Ref
@@ -125,7 +125,7 @@ class EquilibrateAgent(TopicAgent[EquilibrateSpec, EquilibrateResult]):
             "seconds": result.seconds,
         }
 
-    def _count_compute(self, outcome: Outcome) -> None:
+    def _count_compute(self, outcome: Outcome, place: Destination) -> None:
         """Leave it out of utilisation, which begins with the first segment."""
 
     def _tell(self, sentence: str) -> None:

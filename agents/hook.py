@@ -107,7 +107,9 @@ class HookAgent(TopicAgent[HookSpec, HookResult]):
                 here=str(Path.cwd()),
                 timeout_s=self.state.settings.hook_timeout,
             )
-            origin = {} if segment is None else {"parent_id": segment.segment_id, "iteration": segment.iteration}
+            origin: dict[str, Any] = (
+                {} if segment is None else {"parent_id": segment.segment_id, "iteration": segment.iteration}
+            )
             state = "waiting" if chain(spec) in self._waiting else "ready"
             self.record(spec, state=state, **origin)
             self._queue(_Due(spec))
@@ -131,7 +133,7 @@ class HookAgent(TopicAgent[HookSpec, HookResult]):
         while self._due and len(self.in_flight) < self.destination.slots and not self.state.quiet:
             due = self._due.popleft()
             self.state.ledger.set_state(due.spec.task_id, "running")
-            self.send(due.spec, failures=due.failures)
+            self.send(due.spec, self.destination, failures=due.failures)
 
     # What comes back --------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import logging
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,12 +22,12 @@ from agents import probing, server
 from agents.lasting import begin_process, finder, mend, mend_learnt, park, recoverer
 from agents.memory import Recollection
 from agents.queues import Queues, pipe_queues, redis_queues
-from agents.state import CampaignState, Destination, Molecule
+from agents.state import POOLED, CampaignState, Destination, Molecule
 from agents.steering import Steering
 from agents.summing import snapshot, summarise
 from agents.supervisor import Room, Server, Signals, Supervisor
 from agents.thinker import CampaignThinker
-from campaign.display import Display
+from campaign.display import Display, tell
 from campaign.guardian import Guardian
 from campaign.ledger import Ledger
 from campaign.limits import end_of_time
@@ -97,6 +97,8 @@ class Plan:
         Pretrained model, packed; None to start from principal components.
     began
         When the command began, monotonic.
+    pool
+        The sites of segments; empty for the one of their destination.
     """
 
     settings: Settings
@@ -115,12 +117,18 @@ class Plan:
     redis: tuple[str, int, RedisServer] | None
     began: float
     earlier: str | None = None
+    pool: tuple[Destination, ...] = ()
 
     @property
     def folders(self) -> tuple[Path, ...]:
         """Where the campaign writes on this host."""
         stores = (dict(spec.options).get("store_dir") for spec in self.stores.specs if spec.kind == "file")
         return (self.run_dir.path, *(Path(folder) for folder in stores if folder is not None))
+
+    @property
+    def places(self) -> tuple[Destination, ...]:
+        """The sites of segments."""
+        return self.pool or (self.destinations["simulate"],)
 
 
 def run_campaign(plan: Plan, signals: Signals) -> Summary:
@@ -142,7 +150,10 @@ def run_campaign(plan: Plan, signals: Signals) -> Summary:
         traces = stack.enter_context(Traces(plan.run_dir.path))
         thinker = CampaignThinker(service.queues, steering, traces, plan.run_dir.path)
         try:
-            _refuse_problems(plan, _ask(service, signals))
+            spare = {place.executor for place in plan.places}
+            reports = _ask(service, signals, spare)
+            _refuse_problems(plan, reports)
+            _leave_out_silent(state, spare - set(reports))
             _watch(service, thinker, signals)
         except probing.ProbeFailed as error:
             state.fail(str(error))
@@ -174,6 +185,7 @@ class Service:
 
     queues: Queues
     task_server: server.SafeTaskServer
+    attendance: server.Attendance
     plan: Plan
 
     def end(self) -> None:
@@ -189,7 +201,9 @@ class Service:
 def _served(plan: Plan) -> Iterator[Service]:
     """Keep a task server running; no process of the run outlives this, nor the main process' death."""
     queues = _queues(plan)
-    service = Service(queues, _server(plan, queues, plan.guardian.life_line), plan)
+    attendance = server.Attendance([place.executor for place in plan.places])
+    task_server = _server(plan, queues, plan.guardian.life_line, attendance)
+    service = Service(queues, task_server, attendance, plan)
     # Forked before this process has threads, a database or a device open.
     service.task_server.start()
     try:
@@ -205,10 +219,11 @@ def _queues(plan: Plan) -> Queues:
     return redis_queues(plan.redis[0], plan.redis[1], plan.run_id, plan.earlier)
 
 
-def _server(plan: Plan, queues: Queues, life_line: int) -> server.SafeTaskServer:
+def _server(plan: Plan, queues: Queues, life_line: int, attendance: server.Attendance) -> server.SafeTaskServer:
     methods: list[tuple[str, Callable[..., Any], str]] = [
-        (destination.method, partial(run_bundle, METHODS[topic]), destination.executor)
+        (place.of(topic).method, partial(run_bundle, METHODS[topic]), place.executor)
         for topic, destination in plan.destinations.items()
+        for place in (plan.places if topic in POOLED else (destination,))
     ]
     methods += [(probing.method_of(executor.label), probe, executor.label) for executor in plan.executors]
     config = Config(
@@ -220,7 +235,7 @@ def _server(plan: Plan, queues: Queues, life_line: int) -> server.SafeTaskServer
         strategy="simple",
         strategy_period=1,
     )
-    return server.SafeTaskServer(methods, queues, config, life_line)
+    return server.SafeTaskServer(methods, queues, config, life_line, attendance)
 
 
 def _steering(plan: Plan, ledger: Ledger) -> Steering:
@@ -277,14 +292,16 @@ def _state(plan: Plan, ledger: Ledger) -> tuple[CampaignState, Ref]:
     )
     settings = plan.settings
     chosen = policy(settings.policy)
-    state = CampaignState(settings, chosen, plan.dynamics, molecule, plan.destinations, ledger, plan.stores.by_name)
+    state = CampaignState(
+        settings, chosen, plan.dynamics, molecule, plan.destinations, ledger, plan.stores.by_name, plan.places
+    )
     for ref in shipped.values():
         state.hold(ref, "system")
     return state, ship(plan.prepared.basis(), stores["simulate"])
 
 
-def _ask(service: Service, signals: Signals) -> dict[str, ProbeReport]:
-    """Return each executor's report, unless waiting for one is in vain."""
+def _ask(service: Service, signals: Signals, spare: Collection[str] = ()) -> dict[str, ProbeReport]:
+    """Return each executor's report, unless waiting for one is in vain; of the spare ones one is enough."""
     plan, queues, task_server = service.plan, service.queues, service.task_server
 
     def trouble() -> str | None:
@@ -294,13 +311,38 @@ def _ask(service: Service, signals: Signals) -> dict[str, ProbeReport]:
             return server.why_it_ended(task_server.exitcode)
         return None if plan.redis is None else plan.redis[2].trouble()
 
-    asked = probing.questions(plan.destinations, plan.dynamics.platform, plan.stores.specs)
-    return probing.ask(queues, asked, plan.settings.start_timeout, trouble)
+    asked = probing.questions(plan.destinations, plan.dynamics.platform, plan.stores.specs, plan.places)
+    return probing.ask(queues, asked, plan.settings.start_timeout, trouble, spare)
+
+
+def _leave_out_silent(state: CampaignState, silent: Collection[str]) -> None:
+    """Begin without the sites of a pool that did not answer."""
+    for place in state.pool.places:
+        if place.executor in silent:
+            state.pool.leave_out(place.executor)
+            sentence = (
+                f"site {place.site} did not answer within --start-timeout {state.settings.start_timeout:g} s: "
+                "the campaign begins without it"
+            )
+            logger.warning("%s", sentence)
+            state.outbox.notes.append(sentence)
+
+
+def _admit_latecomers(service: Service, state: CampaignState) -> None:
+    """Use a site that answers its probe late; one where work would fail is told, and stays out."""
+    for executor, report in probing.late(service.queues) if state.pool.unproven else ():
+        site = next(place.site for place in state.pool.places if place.executor == executor)
+        if report is None:
+            tell(f"site {site}, executor {executor}: its probe failed, so it is not used")
+        elif problems := probing.problems(report):
+            tell(f"site {site}, executor {executor}, is not used: {problems[0]}")
+        else:
+            state.pool.admit(executor)
 
 
 def _refuse_problems(plan: Plan, reports: dict[str, ProbeReport]) -> None:
     """Refuse the campaign where work would fail."""
-    sites = {destination.executor: destination.site for destination in plan.destinations.values()}
+    sites = {place.executor: place.site for place in (*plan.destinations.values(), *plan.places)}
     for executor, report in reports.items():
         for problem in probing.problems(report):
             raise BadInput(f"site {sites[executor]}, executor {executor}: {problem}")
@@ -315,11 +357,17 @@ def _watch(service: Service, thinker: CampaignThinker, signals: Signals) -> None
     redis = None if plan.redis is None else plan.redis[2]
     state.began = time.monotonic()
     state.end_of_time = end_of_time(plan.settings.walltime, plan.began)
+    state.pool.workers = service.attendance
     logger.info("%s: %s", plan.prepared.name, plan.settings.policy)
     with _display(thinker.steering) as display:
+
+        def look() -> None:
+            _admit_latecomers(service, state)
+            display.update()
+
         settings = plan.settings
         room = Room(plan.folders, settings.min_free_mb * 1_000_000, 60 * settings.max_pause_minutes)
-        supervisor = Supervisor(thinker, service.task_server, redis, signals, settings.grace_s, display.update, room)
+        supervisor = Supervisor(thinker, service.task_server, redis, signals, settings.grace_s, look, room)
         thinker.start()
         try:
             supervisor.watch()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,15 @@ class Machine:
     ----------
     simulates, learns
         Whether segments, and training and inference, run on this machine.
+    elsewhere
+        Sites of segments that are other machines, where some run here.
     """
 
     cores: int
     gpus: int
     simulates: bool
     learns: bool
+    elsewhere: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +178,17 @@ def refuse_what_cannot_fit(plan: Plan) -> None:
 
 def segments_at_once(plan: Plan, machine: Machine) -> float:
     """Return how many segments run at once, as if each had a core, or a device, of its own."""
-    busy = min(plan.destinations["simulate"].slots, plan.settings.walkers)
+    slots = sum(place.slots for place in plan.places)
+    busy = min(slots, plan.settings.walkers)
     if not machine.simulates:
         return busy
+    n_here = sum(place.slots for place in plan.places if place.site not in machine.elsewhere)
+    # Walkers that are too few for all are spread over the sites.
+    here = busy * n_here / slots
+    return busy - here + _at_once_here(plan, machine, here)
+
+
+def _at_once_here(plan: Plan, machine: Machine, busy: float) -> float:
     if plan.dynamics.platform in GPU_PLATFORMS:
         return min(busy, max(1, machine.gpus))
     learning = plan.destinations["infer"].slots if machine.learns and plan.settings.infer_every else 0
@@ -226,14 +237,16 @@ def _segments(plan: Plan, seconds: float, pace: float, before_s: float, machine:
 
 def _foresee(plan: Plan, segments: int) -> Forecast:
     settings = plan.settings
-    ahead = forecast(settings, plan.prepared, plan.dynamics, plan.destinations, segments)
+    # Where one site of a pool writes trajectories to the run directory, they may all be written there.
+    seen = next((place.run_dir for place in plan.places if place.run_dir is not None), None)
+    simulate = replace(plan.destinations["simulate"], run_dir=seen)
+    to: dict[Topic, Destination] = {**plan.destinations, "simulate": simulate}
+    ahead = forecast(settings, plan.prepared, plan.dynamics, to, segments)
     if not settings.control:
         return ahead
     plain = control_settings(settings, segments)
     # It begins where equilibration ended.
-    destinations: dict[Topic, Destination] = {
-        topic: where for topic, where in plan.destinations.items() if topic != "equilibrate"
-    }
+    destinations: dict[Topic, Destination] = {topic: where for topic, where in to.items() if topic != "equilibrate"}
     return ahead.followed_by(forecast(plain, plan.prepared, plan.dynamics, destinations, segments))
 
 
@@ -283,10 +296,11 @@ def _store_apart(plan: Plan) -> Path | None:
 
 def _notes(plan: Plan, machine: Machine) -> Iterator[str]:
     settings = plan.settings
-    if not machine.simulates:
-        site = plan.destinations["simulate"].site
+    for site in (place.site for place in plan.places):
+        if machine.simulates and site not in machine.elsewhere:
+            continue
         yield f"the speed was measured on this machine: that of site {site} may differ, and its queue is not counted"
-    elif machine.learns and settings.infer_every:
+    if machine.simulates and machine.learns and settings.infer_every:
         yield "learning is assumed to take its part of this machine's cores; nothing else is"
     if planned_segments(settings, plan.dynamics) is None:
         yield "only time ends this campaign: its segments follow from the speed"

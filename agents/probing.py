@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from colmena.exceptions import TimeoutException
+from redis import RedisError
 
 from agents.queues import PROBE, Queues
+from agents.results import site_is_gone
 from agents.state import Destination
 from tasks.messages import ProbeReport, ProbeSpec, Role, StoreSpec, Topic
 from tasks.probe import source_digest
@@ -33,18 +35,26 @@ class Question:
 
 
 def questions(
-    destinations: dict[Topic, Destination], platform_name: str, stores: Iterable[StoreSpec]
+    destinations: dict[Topic, Destination],
+    platform_name: str,
+    stores: Collection[StoreSpec],
+    pool: Sequence[Destination] = (),
 ) -> list[Question]:
-    """Return one probe for each executor that will get work."""
+    """Return one probe for each executor that will get work.
+
+    Parameters
+    ----------
+    pool
+        The sites of segments; empty for the one of their destination.
+    """
     asked = []
     for topic, role in _ROLES.items():
-        destination = destinations.get(topic)
-        if destination is None:
-            continue
-        reached = tuple(store for store in stores if store.kind in destination.reaches)
+        lone = [destinations[topic]] if topic in destinations else []
         md_platform = platform_name if topic == "simulate" else ""
-        spec = ProbeSpec(role, md_platform, reached, destination.run_dir)
-        asked.append(Question(topic, destination, spec))
+        for destination in pool or lone if topic == "simulate" else lone:
+            reached = tuple(store for store in stores if store.kind in destination.reaches)
+            spec = ProbeSpec(role, md_platform, reached, destination.run_dir)
+            asked.append(Question(topic, destination, spec))
     return asked
 
 
@@ -54,7 +64,11 @@ def method_of(executor: str) -> str:
 
 
 def ask(
-    queues: Queues, asked: Iterable[Question], timeout_s: float, trouble: Callable[[], str | None]
+    queues: Queues,
+    asked: Iterable[Question],
+    timeout_s: float,
+    trouble: Callable[[], str | None],
+    spare: Collection[str] = (),
 ) -> dict[str, ProbeReport]:
     """Return each executor's report, by its label.
 
@@ -62,6 +76,8 @@ def ask(
     ----------
     trouble
         Tells why waiting is in vain, once it is.
+    spare
+        Executors of which one is enough: the reports of others that do not answer are left out.
 
     Raises
     ------
@@ -72,13 +88,17 @@ def ask(
     for executor, question in waiting.items():
         queues.send_inputs(question.spec, method=method_of(executor), topic=PROBE, task_info={"executor": executor})
     reports: dict[str, ProbeReport] = {}
+    gone: set[str] = set()
     deadline = time.monotonic() + timeout_s
-    while len(reports) < len(waiting):
+    while len(reports) + len(gone) < len(waiting):
         reason = trouble()
         if reason is not None:
             raise ProbeFailed(reason)
         if time.monotonic() > deadline:
-            silent = ", ".join(sorted(set(waiting) - set(reports)))
+            lacking = set(waiting) - set(reports)
+            if lacking <= set(spare) and reports.keys() & set(spare):
+                return reports
+            silent = ", ".join(sorted(lacking))
             raise ProbeFailed(
                 f"executor {silent} did not answer within --start-timeout {timeout_s:g} s; see its logs"
             )
@@ -87,10 +107,23 @@ def ask(
         except TimeoutException:
             continue
         executor = result.task_info["executor"]
+        if not result.success and executor in spare and site_is_gone(result):
+            gone.add(executor)
+            continue
         if not result.success:
             raise ProbeFailed(f"the probe of executor {executor} failed: {result.failure_info.exception}")
         reports[executor] = result.value
     return reports
+
+
+def late(queues: Queues) -> Iterator[tuple[str, ProbeReport | None]]:
+    """Yield executors that have answered since `ask` returned, and their reports; None for a probe that failed."""
+    while True:
+        try:
+            result = queues.get_result(topic=PROBE, timeout=0.001)
+        except (TimeoutException, RedisError):
+            return
+        yield result.task_info["executor"], result.value if result.success else None
 
 
 def problems(report: ProbeReport) -> list[str]:

@@ -13,7 +13,13 @@ from agents.topic import Outcome
 from tasks.messages import Done
 
 # What happens to a bundle as a whole; what its tasks raise themselves comes back as data.
-_KINDS = {"WorkerLost": "worker_lost", "ManagerLost": "manager_lost"}
+_KINDS = {
+    "WorkerLost": "worker_lost",
+    "ManagerLost": "manager_lost",
+    # Of tasks that were at an executor when its interchange ended, and of those sent there since.
+    "BadStateException": "site_gone",
+    "InterchangeEnded": "site_gone",
+}
 
 
 def outcomes_of(result: Result) -> list[Outcome]:
@@ -42,13 +48,21 @@ def _outcome(result: Result, info: dict[str, Any], done: Done | None, lost: Fail
     )
 
 
+def site_is_gone(result: Result) -> bool:
+    """Return whether a Result failed because nothing reaches the workers of its executor any more."""
+    return not result.success and _failure(result).kind == "site_gone"
+
+
 def _failure(result: Result) -> Failure:
     """Return why none of them ran, with the kind that the exception stands for."""
     info = result.failure_info
     if info is None:
         return Failure("error", "the task failed and gave no reason")
     name = re.match(r"\w+", info.exception)
-    return Failure(_KINDS.get(name[0] if name else "", "error"), info.exception, info.traceback)
+    kind = _KINDS.get(name[0] if name else "", "error")
+    # Parsl's exception would show all that the executor was made of.
+    told = "the interchange of its executor ended" if kind == "site_gone" else info.exception
+    return Failure(kind, told, info.traceback)
 
 
 def _line(result: Result, info: dict[str, Any], done: Done | None) -> str:

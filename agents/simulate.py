@@ -6,14 +6,15 @@ import logging
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
 from agents.attempts import Failure, Verdict
 from agents.hook import HookAgent
-from agents.state import CampaignState, CandidateSet, Start, Walker
+from agents.pool import Load
+from agents.state import CampaignState, CandidateSet, Destination, Start, Walker
 from agents.topic import Outcome, TopicAgent, task_seed, without_system
 from campaign.ledger import OpenTask, State
 from policies import PolicyFailed
@@ -91,6 +92,8 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         self._n_given_up = 0
         self.running_again: set[int] = set()
         self._durations: deque[float] = deque(maxlen=64)
+        self._load = Load()
+        self._recalled_to: dict[int, Destination] = {}
 
     # What is sent -----------------------------------------------------------------------------------------------
 
@@ -103,6 +106,11 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
     def n_bundles(self) -> int:
         """Bundles of which a segment is not applied yet."""
         return len(self._left_in)
+
+    @property
+    def out(self) -> Mapping[str, int]:
+        """Bundles at each executor of which a segment is not applied yet."""
+        return self._load.out
 
     def move_basis(self, number: int, ref: Ref) -> None:
         """Let walkers begin at other data of a basis state, its first row."""
@@ -117,15 +125,14 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
 
     def fill(self) -> None:
         """Send segments for idle walkers until every worker has a bundle running and one waiting."""
-        slots = self.destination.slots
         if self.state.paused is not None or not self._in_time():
             return
-        while self.idle and self.n_bundles < QUEUED_PER_WORKER * slots and self.wants_more():
+        while self.idle and self.wants_more() and (place := self._place_with_room()) is not None:
             size = self.bundle_size()
             # What is out will come back and fill the bundle; a worker that has nothing to do waits for none.
-            if len(self.idle) < size and self.n_bundles >= slots:
+            if len(self.idle) < size and not self._waits_for_work(place):
                 return
-            if not self._begin_bundle(size):
+            if not self._begin_bundle(size, place):
                 return
 
     def _in_time(self) -> bool:
@@ -142,7 +149,20 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         self.state.end(f"the time is over: {max(0.0, left):.0f} s are left, and segments take {longest:.1f} s")
         return False
 
-    def _begin_bundle(self, size: int) -> bool:
+    def _place_with_room(self) -> Destination | None:
+        pool = self.state.pool
+        if not self.state.settings.lockstep:
+            return pool.with_room(self.out, QUEUED_PER_WORKER)
+        # How many are out decides what the next one knows, and must not hang on which site comes or goes.
+        return pool.lightest(self.out) if self.n_bundles < QUEUED_PER_WORKER * pool.all_slots else None
+
+    def _waits_for_work(self, place: Destination) -> bool:
+        """Whether a worker has nothing to do; if none has at this site, none has at any."""
+        if self.state.settings.lockstep:
+            return self.n_bundles < self.state.pool.all_slots
+        return self.out[place.executor] < place.slots
+
+    def _begin_bundle(self, size: int, place: Destination) -> bool:
         """Begin up to so many segments; return False where none could be begun."""
         bundle = self.state.next_segment_id
         for n_begun in range(size):
@@ -154,7 +174,7 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
                 if self._n_pending == 0:
                     self.state.fail("every start is quarantined: no segment from any of them ended well")
                 return n_begun > 0
-            self._begin(self.idle.popleft(), start, bundle)
+            self._begin(self.idle.popleft(), start, bundle, place)
         return True
 
     def bundle_size(self) -> int:
@@ -165,9 +185,10 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         # Messages that hold coordinates are large already; and decisions in lockstep must not hang on the clock.
         if settings.lockstep or self.destination.store.kind == "inline" or not counts.segments:
             return 1
-        seconds = counts.compute_s[self.destination.site, self.topic] / counts.segments
+        computed_s = sum(seconds for (_, topic), seconds in counts.compute_s.items() if topic == self.topic)
+        seconds = computed_s / counts.segments
         worthwhile = math.ceil(WORTH_A_TASK_S / max(seconds, 1e-3))
-        return max(1, min(worthwhile, len(self.walkers) // (QUEUED_PER_WORKER * self.destination.slots)))
+        return max(1, min(worthwhile, len(self.walkers) // (QUEUED_PER_WORKER * self.state.pool.slots)))
 
     def wants_more(self) -> bool:
         """Whether the limits leave room for another segment."""
@@ -204,9 +225,8 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         candidates.used[row] += 1
         return Start(candidates.ref, row, *candidates.ids[row], steered=True, novelty=float(candidates.scores[row]))
 
-    def _begin(self, walker: Walker, start: Start, bundle: int) -> None:
+    def _begin(self, walker: Walker, start: Start, bundle: int, place: Destination) -> None:
         segment_id = self.state.new_segment_id()
-        destination = self.destination
         spec = SegmentSpec(
             segment_id=segment_id,
             attempt=1,
@@ -220,8 +240,8 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
             start_row=start.row,
             seed=task_seed(self.state.settings.seed, segment_id),
             dynamics=self.state.dynamics,
-            store=destination.store,
-            run_dir=destination.run_dir,
+            store=place.store,
+            run_dir=place.run_dir,
             trajectory_format=self.state.settings.trajectory_format,
         )
         walker.segment_id = segment_id
@@ -230,6 +250,7 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         self.record(
             spec,
             bundle,
+            place,
             state="waiting" if waits else "running",
             parent_id=start.parent_id,
             parent_frame=start.parent_frame,
@@ -238,14 +259,15 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
             novelty=start.novelty,
         )
         if waits:
-            self._hold_back(spec)
+            self._hold_back(spec, place)
             self._hooks.before_segment(spec, start)
         else:
-            self.send(spec, bundle)
+            self.send(spec, place, bundle)
 
-    def _hold_back(self, spec: SegmentSpec) -> None:
-        """Keep a segment until its hooks are done."""
+    def _hold_back(self, spec: SegmentSpec, place: Destination) -> None:
+        """Keep a segment until its hooks are done; until then it takes room at that place, and may go elsewhere."""
         self._held_back[spec.segment_id] = spec
+        self._load.put(spec.segment_id, self._bundle_of[spec.segment_id], place.executor)
         for ref in self.inputs(spec):
             self.state.hold(ref, ("task", spec.segment_id))
 
@@ -259,9 +281,16 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         spec = self._held_back.pop(segment_id, None)
         if spec is not None:
             self.state.ledger.set_state(segment_id, "running")
-            self.send(spec, self._bundle_of[segment_id])
+            self.send(spec, self._place_now(segment_id), self._bundle_of[segment_id])
         elif self.state.ledger.state_of(segment_id) == "waiting":
             self.state.ledger.set_state(segment_id, "ready")
+
+    def _place_now(self, segment_id: int) -> Destination:
+        """Return where a segment goes that was held back: with the others of its bundle, or where there is room."""
+        self._load.take(segment_id)
+        others = self._load.places_of(self._bundle_of[segment_id])
+        here = (place for place in self.state.pool.here if place.executor in others)
+        return next(here, None) or self.new_place()
 
     def let_go(self) -> None:
         """Wait no more for segments that were not sent: a later process takes them up."""
@@ -273,7 +302,7 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
     def send_again(self, task: OpenTask, spec: SegmentSpec, failures: tuple[tuple[str, str], ...]) -> None:
         """Send a segment of an earlier process; one that waited for its hooks waits on."""
         if task.state == "waiting":
-            self._hold_back(spec)
+            self._hold_back(spec, self.recalled_to(task))
         else:
             super().send_again(task, spec, failures)
 
@@ -291,11 +320,29 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         start = self.basis[spec.parent_frame or 0]
         return replace(spec, start=start.ref, start_row=start.row)
 
+    def send(
+        self,
+        spec: SegmentSpec,
+        place: Destination,
+        bundle: int | None = None,
+        failures: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        """Record an attempt and put it in the outbox; it counts for its bundle where it is."""
+        super().send(spec, place, bundle, failures)
+        self._load.put(spec.segment_id, self._bundle_of[spec.segment_id], place.executor)
+
     def recalled(self, task: OpenTask, spec: SegmentSpec) -> None:
         """Expect a segment of an earlier process, in the bundle that it was in."""
         assert task.bundle is not None  # as `_begin` wrote it
         start = Start(spec.start, spec.start_row, spec.parent_id, spec.parent_frame, task.steered, task.novelty)
         self._expect(task.id, start, task.bundle)
+
+    def recalled_to(self, task: OpenTask) -> Destination:
+        """Return one place for all segments of a bundle, which travel together again."""
+        assert task.bundle is not None  # as `_begin` wrote it
+        if task.bundle not in self._recalled_to:
+            self._recalled_to[task.bundle] = self.new_place()
+        return self._recalled_to[task.bundle]
 
     def not_recalled(self, spec: SegmentSpec) -> None:
         """Give up a segment that cannot be sent again, in its turn."""
@@ -389,6 +436,7 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
     def _expect_no_more(self, segment_id: int) -> None:
         self._n_pending -= 1
         bundle = self._bundle_of.pop(segment_id)
+        self._load.take(segment_id)
         self._left_in[bundle] -= 1
         if not self._left_in[bundle]:
             del self._left_in[bundle]
@@ -454,8 +502,8 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
             "seconds": result.seconds,
         }
 
-    def _count_compute(self, outcome: Outcome) -> None:
-        super()._count_compute(outcome)
+    def _count_compute(self, outcome: Outcome, place: Destination) -> None:
+        super()._count_compute(outcome, place)
         counts = self.state.counts
         # Results do not come back in the order in which they ran.
         if outcome.started is not None and outcome.ended is not None:

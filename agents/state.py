@@ -10,13 +10,14 @@ import math
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Literal
 
 import numpy as np
 
+from agents.pool import Pool
 from campaign.ledger import FIRST_OTHER_ID, Ledger
 from campaign.settings import Settings
 from policies import Policy
@@ -43,6 +44,9 @@ Learnt = Literal["model", "reference"]
 # Segment and frame that a segment starts at; where there is no segment, a basis state and its number.
 Origin = tuple[int | None, int | None]
 
+# Run where segments do, at any site of their pool.
+POOLED: frozenset[Topic] = frozenset({"equilibrate", "simulate"})
+
 TaskSpec = EquilibrateSpec | SegmentSpec | EmbedSpec | TrainSpec | MoveSpec | HookSpec
 
 
@@ -62,6 +66,8 @@ class Destination:
         Where its tasks put their data.
     run_dir
         The run directory as its workers see it; None where they do not share it.
+    weight
+        Share of a site in its pool, per slot.
     """
 
     site: str
@@ -71,6 +77,11 @@ class Destination:
     reaches: frozenset[str]
     store: StoreSpec
     run_dir: str | None
+    weight: float = 1.0
+
+    def of(self, topic: Topic) -> Destination:
+        """Return the same workers for another topic."""
+        return replace(self, method=f"{topic}@{self.site}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +164,7 @@ class Send:
 
 def bundles(sends: Iterable[Send]) -> Iterator[list[Send]]:
     """Yield the tasks that travel together; one that belongs to no bundle travels alone."""
-    for bundle, group in groupby(sends, key=lambda send: send.bundle):
+    for (bundle, _), group in groupby(sends, key=lambda send: (send.bundle, send.method)):
         together = list(group)
         yield from [together] if bundle is not None else ([send] for send in together)
 
@@ -281,6 +292,8 @@ class CampaignState:
         Why nothing is sent for the time being.
     stores
         Where data of the campaign may lie, by name.
+    pool
+        The sites of segments; the first of them is their topic's destination.
     find
         Returns data of an earlier process where this one's topic reaches them; None if they are lost.
     recover
@@ -300,12 +313,14 @@ class CampaignState:
         destinations: dict[Topic, Destination],
         ledger: Ledger,
         stores: Mapping[str, StoreSpec],
+        pool: Sequence[Destination] = (),
     ) -> None:
         self.settings = settings
         self.policy = policy
         self.dynamics = dynamics
         self.molecule = molecule
         self.destinations = destinations
+        self.pool = Pool(pool or (destinations["simulate"],), settings.heartbeat_threshold_s)
         self.ledger = ledger
         self.stores = stores
         self.find: Callable[[Ref, Topic], Ref | None] = lambda ref, topic: ref

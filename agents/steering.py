@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +17,8 @@ from agents.state import CampaignState, CandidateSet, Outbox
 from agents.topic import Outcome, TopicAgent
 from agents.train import TrainAgent
 from tasks.messages import Cargo, Ref, Topic
+
+logger = logging.getLogger(__name__)
 
 
 class Steering:
@@ -67,7 +70,8 @@ class Steering:
         """Give up what is past its deadline, and end when the time is up."""
         now = time.monotonic()
         with self.state.lock:
-            due = any(agent.overdue(now) for agent in self.agents.values()) or self._time_is_up(now)
+            due = any(agent.overdue(now) or agent.strays() for agent in self.agents.values())
+            due = due or self._time_is_up(now) or self.state.pool.differs(now)
             due = due or (self.state.end_of_time is not None and now > self.state.end_of_time)
             due = due or self._concludes()
         return self._decide(lambda: self._check_clock(now)) if due else Outbox()
@@ -120,8 +124,10 @@ class Steering:
         with self.state.lock:
             try:
                 with self.state.ledger.transaction():
+                    self._look_at_sites()
                     if change is not None:
                         change()
+                    self._withdraw()
                     self._advance()
                     remember(self)
                     return self.state.take_outbox()
@@ -129,6 +135,15 @@ class Steering:
                 # Decided and not committed: no later decision may send it.
                 self.state.take_outbox()
                 raise
+
+    def _look_at_sites(self) -> None:
+        for sentence in self.state.pool.look(time.monotonic()):
+            logger.warning("%s", sentence)
+            self.state.outbox.notes.append(sentence)
+
+    def _withdraw(self) -> None:
+        for agent in self.agents.values():
+            agent.withdraw()
 
     def _begin(self) -> None:
         self.begun = True

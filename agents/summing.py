@@ -9,11 +9,12 @@ from collections import defaultdict
 import numpy as np
 
 from agents.queues import Queues
-from agents.state import CampaignState
+from agents.state import POOLED, CampaignState, Destination
 from agents.steering import Steering
 from campaign.display import Snapshot
 from campaign.settings import Settings
 from campaign.summary import Status, Summary, describe
+from tasks.messages import Topic
 
 
 def snapshot(steering: Steering) -> Snapshot:
@@ -28,7 +29,7 @@ def snapshot(steering: Steering) -> Snapshot:
             coverage="not yet known" if state.coverage is None else describe(state.coverage),
             model_version=state.model_version,
             busy=len(steering.simulate.in_flight),
-            slots=steering.simulate.destination.slots,
+            slots=state.pool.slots,
             failures=state.counts.failures.total(),
         )
 
@@ -79,7 +80,11 @@ def summarise(
         proxies={"created": state.holds.created, "evicted": state.holds.evicted, "left": state.proxies_left},
         wall_s=state.elapsed_before_s + seconds,
         startup_s=_startup(state, began),
-        sites={topic: [place.site] for topic, place in state.destinations.items() if topic not in ("move", "hook")},
+        sites={
+            topic: [place.site for place in _places(state, topic)]
+            for topic in state.destinations
+            if topic not in ("move", "hook")
+        },
         hooks={word: state.ledger.n_tasks("hook", word) for word in ("complete", "fizzled")},
     )
 
@@ -91,10 +96,16 @@ def _utilisation(state: CampaignState) -> dict[str, dict[str, float]]:
     span = counts.span_before_s + counts.last_ended - counts.first_started
     by_site: dict[str, dict[str, float]] = defaultdict(dict)
     for (site, topic), seconds in counts.compute_s.items():
-        if topic not in state.destinations:  # of an earlier process
+        # An earlier process may have had other sites, and moves or hooks where this one has none.
+        if topic not in state.destinations:
             continue
-        by_site[site][topic] = seconds / (state.destinations[topic].slots * span)
+        slots = {place.site: place.slots for place in _places(state, topic)}
+        by_site[site][topic] = seconds / (slots.get(site, state.destinations[topic].slots) * span)
     return dict(by_site)
+
+
+def _places(state: CampaignState, topic: Topic) -> tuple[Destination, ...]:
+    return state.pool.places if topic in POOLED else (state.destinations[topic],)
 
 
 def _decisions(state: CampaignState) -> dict[str, float | int | None]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from agents.attempts import Failure, Verdict, signature, verdict
-from agents.state import CampaignState, Destination, Send, TaskSpec
+from agents.state import POOLED, CampaignState, Destination, Send, TaskSpec
 from campaign.ledger import Kind, OpenTask, State
 from campaign.wire import decode, encode
 from tasks.messages import (
@@ -22,7 +23,9 @@ from tasks.messages import (
     EquilibrateSpec,
     FileRecord,
     HookResult,
+    HookSpec,
     MoveResult,
+    MoveSpec,
     Ref,
     SegmentResult,
     SegmentSpec,
@@ -67,12 +70,15 @@ class InFlight(Generic[SpecT]):
 
     Attributes
     ----------
+    place
+        Where it is.
     failures
         Signatures of the attempts before that failed.
     """
 
     spec: SpecT
     deadline: float
+    place: Destination
     failures: tuple[tuple[str, str], ...] = ()
 
 
@@ -98,8 +104,21 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
 
     @property
     def destination(self) -> Destination:
-        """Where this topic's tasks go."""
+        """Where this topic's tasks go; of a pool the first site."""
         return self.state.destinations[self.topic]
+
+    @property
+    def out(self) -> Mapping[str, int]:
+        """What is out at each executor."""
+        return Counter(flight.place.executor for flight in self.in_flight.values())
+
+    def new_place(self) -> Destination:
+        """Return where a task goes that was nowhere yet."""
+        return self.state.pool.lightest(self.out).of(self.topic) if self.topic in POOLED else self.destination
+
+    def _other_place(self, place: Destination) -> Destination:
+        """Return where a task goes that failed: what is wrong with a site is elsewhere all right."""
+        return self.state.pool.elsewhere(place, self.out).of(self.topic) if self.topic in POOLED else place
 
     # What a topic defines ---------------------------------------------------------------------------------------
 
@@ -142,22 +161,27 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
 
     # What they share --------------------------------------------------------------------------------------------
 
-    def begin_task(self, spec: SpecT, bundle: int | None = None, **origin: Any) -> None:
+    def begin_task(
+        self, spec: SpecT, bundle: int | None = None, place: Destination | None = None, **origin: Any
+    ) -> None:
         """Record a new task and send it.
 
         Parameters
         ----------
+        place
+            Where to; None to leave it to the topic.
         origin
             What `Ledger.add_task` takes besides.
         """
-        self.record(spec, bundle, **origin)
-        self.send(spec, bundle)
+        place = place or self.new_place()
+        self.record(spec, bundle, place, **origin)
+        self.send(spec, place, bundle)
 
-    def record(self, spec: SpecT, bundle: int | None = None, **origin: Any) -> None:
-        """Record a new task, with what `Ledger.add_task` takes besides."""
-        ledger = self.state.ledger
+    def record(self, spec: SpecT, bundle: int | None = None, place: Destination | None = None, **origin: Any) -> None:
+        """Record a new task, with what `Ledger.add_task` takes besides; it may still be sent elsewhere."""
+        place = place or self.new_place()
         told = encode(without_system(spec))
-        ledger.add_task(task_id(spec), self.kind, self.destination.executor, spec=told, bundle=bundle, **origin)
+        self.state.ledger.add_task(task_id(spec), self.kind, place.executor, spec=told, bundle=bundle, **origin)
 
     def take_up(self, task: OpenTask) -> None:
         """Send again what was out when an earlier process of the campaign ended, or what is to run once more."""
@@ -174,10 +198,14 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
     def send_again(self, task: OpenTask, spec: SpecT, failures: tuple[tuple[str, str], ...]) -> None:
         """Send a task of an earlier process once more."""
         self.state.ledger.set_state(task.id, "running")
-        self.send(spec, task.bundle, failures)
+        self.send(spec, self.recalled_to(task), task.bundle, failures)
 
     def recalled(self, task: OpenTask, spec: SpecT) -> None:
         """Get ready for a task of an earlier process."""
+
+    def recalled_to(self, task: OpenTask) -> Destination:
+        """Return where a task of an earlier process goes, whose sites may have been others."""
+        return self.new_place()
 
     def not_recalled(self, spec: SpecT) -> None:
         """Go on without a task of an earlier process whose data are lost."""
@@ -200,22 +228,24 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
         known = {field.name for field in fields(spec)}
         return replace(spec, **{name: value for name, value in here.items() if name in known})
 
-    def send(self, spec: SpecT, bundle: int | None = None, failures: tuple[tuple[str, str], ...] = ()) -> None:
+    def send(
+        self,
+        spec: SpecT,
+        place: Destination,
+        bundle: int | None = None,
+        failures: tuple[tuple[str, str], ...] = (),
+    ) -> None:
         """Record an attempt and put it in the outbox; those of one bundle are put there one after the other."""
-        self.state.ledger.begin_attempt(task_id(spec), spec.attempt, self.destination.site)
+        if not isinstance(spec, MoveSpec | HookSpec):
+            spec = replace(spec, run_dir=place.run_dir)
+        self.state.ledger.begin_attempt(task_id(spec), spec.attempt, place.site, place.executor)
         for ref in self.inputs(spec):
             self.state.hold(ref, ("task", task_id(spec)))
         deadline = time.monotonic() + self.state.settings.task_timeout
-        self.in_flight[task_id(spec)] = InFlight(spec, deadline, failures)
+        self.in_flight[task_id(spec)] = InFlight(spec, deadline, place, failures)
         self.state.counts.n_sent[self.topic] += 1
-        destination = self.destination
-        info = {
-            "attempt": spec.attempt,
-            "executor": destination.executor,
-            "site": destination.site,
-            **self.info(spec),
-        }
-        self.state.outbox.sends.append(Send(self.topic, destination.method, spec, info, bundle))
+        info = {"attempt": spec.attempt, "executor": place.executor, "site": place.site, **self.info(spec)}
+        self.state.outbox.sends.append(Send(self.topic, place.method, spec, info, bundle))
 
     def handle_all(self, outcomes: Iterable[Outcome]) -> None:
         """Commit what became of several attempts."""
@@ -237,7 +267,7 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
         self.state.outbox.published += self.files(outcome.value)
         for ref in self.outputs(outcome.value):
             self.state.hold(ref, ("task", outcome.task_id))
-        self._count_compute(outcome)
+        self._count_compute(outcome, flight.place)
         self.arrived(flight.spec, outcome.value)
 
     def arrived(self, spec: SpecT, result: ResultT) -> None:
@@ -255,13 +285,25 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
 
     def expire(self, now: float) -> None:
         """Give up attempts past their deadline; a result that still comes is recorded and not applied."""
+        limit = self.state.settings.task_timeout
         for flight in self.overdue(now):
-            limit = self.state.settings.task_timeout
-            failure = Failure("lost", f"no result within --task-timeout {limit:g} s")
-            self.state.ledger.end_attempt(
-                task_id(flight.spec), flight.spec.attempt, failure.kind, error=failure.message
-            )
-            self._failed(flight, failure)
+            self._lose(flight, Failure("lost", f"no result within --task-timeout {limit:g} s"))
+
+    def strays(self) -> list[InFlight[SpecT]]:
+        """Return what is at a site that is away or gone, while another is here."""
+        pool = self.state.pool
+        if self.topic not in POOLED or not 0 < len(pool.here) < len(pool.places):
+            return []
+        return [flight for flight in self.in_flight.values() if pool.presence(flight.place) != "here"]
+
+    def withdraw(self) -> None:
+        """Give up the attempts at sites that are away or gone; nobody knows whether a result will come."""
+        for flight in self.strays():
+            self._lose(flight, Failure("site_gone", f"site {flight.place.site} has no workers any more"))
+
+    def _lose(self, flight: InFlight[SpecT], failure: Failure) -> None:
+        self.state.ledger.end_attempt(task_id(flight.spec), flight.spec.attempt, failure.kind, error=failure.message)
+        self._failed(flight, failure)
 
     def _failed(self, flight: InFlight[SpecT], failure: Failure) -> None:
         spec, failures = flight.spec, (*flight.failures, failure.signature)
@@ -272,7 +314,8 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
         del self.in_flight[task_id(spec)]
         judged = verdict(failures, self.state.settings.max_attempts)
         if judged == "again" and self.tries_again:
-            self.send(replace(spec, attempt=spec.attempt + 1), failures=failures)
+            place = self._other_place(flight.place)
+            self.send(replace(spec, attempt=spec.attempt + 1), place, failures=failures)
             return
         self.state.ledger.set_state(task_id(spec), "ready" if judged == "again" else self.given_up_state(judged))
         self.given_up(spec, failure, judged)
@@ -309,9 +352,9 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
                 self.state.hold(ref, "late")
                 self.state.release([ref], "late")
 
-    def _count_compute(self, outcome: Outcome) -> None:
+    def _count_compute(self, outcome: Outcome, place: Destination) -> None:
         if outcome.started is not None and outcome.ended is not None:
-            self.state.counts.compute_s[self.destination.site, self.topic] += outcome.ended - outcome.started
+            self.state.counts.compute_s[place.site, self.topic] += outcome.ended - outcome.started
 
 
 def task_id(spec: TaskSpec) -> int:

@@ -178,8 +178,11 @@ class Ledger:
             (task_id, kind, state, category, *origin, spec),
         )
 
-    def begin_attempt(self, task_id: int, number: int, site: str) -> None:
-        """Record a try at a task that is about to be sent."""
+    def begin_attempt(self, task_id: int, number: int, site: str, category: str | None = None) -> None:
+        """Record a try at a task that is about to be sent, and its category, if that may be another than before."""
+        if category is not None:
+            told = "UPDATE task SET category = ? WHERE id = ? AND category <> ?"
+            self._db.execute(told, (category, task_id, category))
         self._db.execute(
             "INSERT INTO attempt (task_id, number, site, started) VALUES (?, ?, ?, ?)",
             (task_id, number, site, time.time()),

@@ -259,7 +259,13 @@ class Settings(BaseModel):
         "learning", 4, "starts that an inference offers for each walker", "starts", ge=1
     )
 
-    simulate_site: str = _setting("compute", "local", "site of the segments", metavar="SITE", min_length=1)
+    simulate_site: str = _setting(
+        "compute",
+        "local",
+        "site of the segments, or several: A,B:2,C gives B twice the weight of the others",
+        metavar="SITE[:WEIGHT][,SITE...]",
+        min_length=1,
+    )
     ml_site: str = _setting("compute", "local", "site of training and inference", metavar="SITE", min_length=1)
     simulate_workers: int | None = _setting(
         "compute",

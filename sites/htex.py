@@ -3,12 +3,59 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import zmq
 from parsl import curvezmq
 from parsl.executors import HighThroughputExecutor
+from parsl.executors.errors import BadStateException
+from parsl.executors.high_throughput.errors import CommandClientBadError, CommandClientTimeoutError
+from parsl.executors.high_throughput.executor import HTEXFuture
 from parsl.providers.base import ExecutionProvider
 
 from sites.site import Resources
+
+# An interchange that lives answers within milliseconds, and takes whatever it is sent.
+_ANSWERS_WITHIN_S = 30.0
+
+
+class PatientExecutor(HighThroughputExecutor):  # type: ignore[misc]  # Parsl has no types
+    """A high-throughput executor that waits for its interchange within bounds.
+
+    Parsl's own waits for ever where that ended: for answers, in the one thread that minds the blocks of all
+    executors, and to send, with a lock held that all executors need.
+    """
+
+    def start(self) -> None:
+        """Start the interchange."""
+        super().start()
+        self.outgoing_q.zmq_socket.setsockopt(zmq.SNDTIMEO, round(1000 * _ANSWERS_WITHIN_S))
+
+    def connected_blocks(self) -> list[str]:
+        """Return the ids of the blocks that have workers; none where the interchange does not answer."""
+        return self._asked("CONNECTED_BLOCKS")
+
+    def connected_managers(self) -> list[dict[str, Any]]:
+        """Return the worker pools; none where the interchange does not answer."""
+        return self._asked("MANAGERS")
+
+    def submit_payload(self, context: dict[str, Any], buffer: bytes) -> HTEXFuture:
+        """Send a task, unless the interchange ended."""
+        if self._interchange_ended() and not self.bad_state_is_set:
+            raise BadStateException(self, RuntimeError(f"the interchange of executor {self.label} ended"))
+        return super().submit_payload(context, buffer)
+
+    def _interchange_ended(self) -> bool:
+        return self.interchange_proc is not None and self.interchange_proc.poll() is not None
+
+    def _asked(self, command: str) -> list[Any]:
+        if self._interchange_ended():
+            return []
+        try:
+            answer: list[Any] = self.command_client.run(command, timeout_s=_ANSWERS_WITHIN_S)
+        except (CommandClientTimeoutError, CommandClientBadError):
+            return []
+        return answer
 
 
 def htex(
@@ -34,7 +81,8 @@ def htex(
         Tasks that wait on the node itself, so that a worker need not wait a round trip for its next one. They stay
         there: with several nodes one could be idle while tasks wait on another.
     """
-    executor = HighThroughputExecutor(
+    label += resources.label_suffix
+    executor = PatientExecutor(
         label=label,
         provider=provider,
         address=address,

@@ -29,6 +29,8 @@ class Resources:
         How many segments run at once on a device; None where nobody asked.
     on_devices
         Whether segments are meant for devices.
+    label_suffix
+        Keeps apart the labels of executors that sites of a pool call alike.
     """
 
     simulate_workers: int | None
@@ -38,6 +40,7 @@ class Resources:
     heartbeat_threshold_s: float
     segments_per_device: int | None = None
     on_devices: bool = False
+    label_suffix: str = ""
 
 
 @dataclass(frozen=True, slots=True)

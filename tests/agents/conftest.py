@@ -20,8 +20,9 @@ import pytest
 
 from agents.attempts import Failure
 from agents.memory import Recollection
+from agents.pool import GONE
 from agents.simulate import QUEUED_PER_WORKER
-from agents.state import CampaignState, Destination, Molecule, Outbox, Send
+from agents.state import POOLED, CampaignState, Destination, Molecule, Outbox, Send
 from agents.steering import Steering
 from agents.topic import Outcome, task_id
 from campaign.ledger import FIRST_OTHER_ID, Ledger
@@ -69,6 +70,8 @@ class Campaign:
         Structures that walkers begin from.
     until
         Segment from which on `--continue-until` is true.
+    pool, weights
+        Slots and weight of each site of segments; without them there is one, of ``slots`` slots.
     """
 
     def __init__(
@@ -80,6 +83,8 @@ class Campaign:
         inline: bool = False,
         n_starts: int = 1,
         until: int | None = None,
+        pool: tuple[int, ...] = (),
+        weights: tuple[float, ...] = (),
         **settings: Any,
     ) -> None:
         if settings.get("bundle"):
@@ -98,11 +103,14 @@ class Campaign:
         self.removals: list[str] = []
         self.n_outcomes = 0
         self.looked_with: set[int] = set()
+        self._beginning = False
+        self._most_before = 0
         self._serial = itertools.count()
         self._clock = itertools.count(1_700_000_000)
         sim_kind, learn_kind = _kinds(crossing, inline)
         simulate_store, learn_store = StoreSpec("sim", sim_kind), StoreSpec("learn", learn_kind)
         self.stores = {spec.name: spec for spec in (simulate_store, learn_store)}
+        self.gone: set[str] = set()
         self.destinations: dict[Topic, Destination] = {
             "simulate": _destination("simulate", slots, frozenset({sim_kind, "inline"}), simulate_store),
             "infer": _destination("infer", 1, frozenset({learn_kind, "inline"}), learn_store),
@@ -115,7 +123,20 @@ class Campaign:
             self.destinations["hook"] = _destination("hook", workers, frozenset({"inline"}), learn_store)
         if self.settings.equilibrate_ps:
             self.destinations["equilibrate"] = replace(self.destinations["simulate"], method="equilibrate@site")
+        self.pool = [self.destinations["simulate"]]
+        self.present = {place.executor for place in self.pool}
+        if pool:
+            self.join(pool, weights)
         self._open()
+
+    def join(self, slots: tuple[int, ...], weights: tuple[float, ...] = ()) -> None:
+        """Let the next process have these sites."""
+        self.pool = [
+            replace(self.pool[0], site=f"site-{i}", executor=f"cpu-{i}", slots=n, weight=weight).of("simulate")
+            for i, (n, weight) in enumerate(zip(slots, weights or (1.0,) * len(slots), strict=True))
+        ]
+        self.destinations["simulate"] = self.pool[0]
+        self.present = {place.executor for place in self.pool}
 
     def _open(self) -> None:
         """Do what a process does before it sends anything."""
@@ -135,7 +156,9 @@ class Campaign:
             self.destinations,
             self.ledger,
             self.stores,
+            self.pool,
         )
+        self.state.pool.workers = lambda executor: GONE if executor in self.gone else executor in self.present
         self.state.hold(system, "system")
         self.basis = self.put(simulate_store, "basis")
         self.steering = Steering(self.state, self.basis)
@@ -146,8 +169,12 @@ class Campaign:
         """Let the process die, and another go on; what is out, and what is not committed, is lost."""
         self.close()
         self.n_kills += 1
+        # Another process may have fewer slots.
+        self._most_before = self.steering.simulate.n_bundles
         self.outstanding.clear()
         self.abandoned.clear()
+        self.gone.clear()
+        self.present = {place.executor for place in self.pool}
         self._open()
         return self.begin()
 
@@ -158,7 +185,11 @@ class Campaign:
     # What the test does -----------------------------------------------------------------------------------------
 
     def begin(self) -> Outbox:
-        return self.take(self.steering.begin())
+        self._beginning = True
+        try:
+            return self.take(self.steering.begin())
+        finally:
+            self._beginning = False
 
     def answer(self, send: Send, failure: str | None = None) -> Outbox:
         """Let an attempt that is out come back, with a failure of that kind or well."""
@@ -178,6 +209,30 @@ class Campaign:
         """Let a result come that nobody waits for: of an abandoned attempt, or once more of one that was answered."""
         return self.deliver(send, self.outcome(send, failure))
 
+    def leave(self, executor: str) -> Outbox:
+        """Let a site of the pool be without workers for too long."""
+        self.present.discard(executor)
+        self.state.pool._seen[executor] = -math.inf
+        return self._notice()
+
+    def vanish(self, executor: str) -> Outbox:
+        """Let the interchange of a site end, while another goes on."""
+        self.present.discard(executor)
+        self.gone.add(executor)
+        return self._notice()
+
+    def come_back(self, executor: str) -> Outbox:
+        """Let a site have workers again."""
+        self.present.add(executor)
+        return self._notice()
+
+    def _notice(self) -> Outbox:
+        if self.present:
+            for (topic, key), send in list(self.outstanding.items()):
+                if topic in POOLED and send.info["executor"] not in self.present:
+                    self.abandoned.append(self.outstanding.pop((topic, key)))
+        return self.take(self.steering.keep_time())
+
     def stop(self) -> Outbox:
         return self.take(self.steering.stop("SIGINT was received"))
 
@@ -192,10 +247,14 @@ class Campaign:
         ----------
         faults
             Chance of ``fail``, ``abandon``, ``late`` (an abandoned attempt answers after all) and ``repeat`` (an
-            answer comes twice, with data of its own) and ``kill`` (another process goes on), at each step.
+            answer comes twice, with data of its own) and ``kill`` (another process goes on), at each step; in a pool
+            of ``leave`` (a site loses its workers), ``back`` (it has some again) and ``vanish`` (it never will).
         """
         chance = Counter(faults or {})
         for _ in range(max_steps):
+            if self.steering.finished:
+                return
+            self._let_sites_come_and_go(order, chance)
             if self.steering.finished:
                 return
             assert self.outstanding, "nothing is out, and the campaign is not over"
@@ -213,6 +272,20 @@ class Campaign:
             if self.abandoned and order.random() < chance["late"]:
                 self.answer_late(self.abandoned.pop(order.randrange(len(self.abandoned))))
         raise AssertionError(f"the campaign is not over after {max_steps} steps")
+
+    def _let_sites_come_and_go(self, order: random.Random, chance: Counter[str]) -> None:
+        present, away = sorted(self.present), [p.executor for p in self.pool if not self._there(p.executor)]
+        if present and len(self.pool) > 1 and order.random() < chance["leave"]:
+            self.leave(order.choice(present))
+        elif len(present) > 1 and order.random() < chance["vanish"]:
+            self.vanish(order.choice(present))
+        if away and (not self.present or order.random() < chance["back"]):
+            self.come_back(order.choice(away))
+        if not self.present:
+            self.come_back(order.choice([p.executor for p in self.pool if not self._there(p.executor)]))
+
+    def _there(self, executor: str) -> bool:
+        return executor in self.present or executor in self.gone
 
     def end(self) -> None:
         """Drop what is held at the end; nothing that was ever made may be left then."""
@@ -373,7 +446,8 @@ class Campaign:
             self.sent.append(send)
         for ref in outbox.evictions:
             self.evict(ref)
-        if not self.settings.lockstep:
+        # What was out when a process died is sent again first, whatever it is.
+        if not self.settings.lockstep and not self._beginning:
             learning = [send.topic != "simulate" for send in outbox.sends]
             assert learning == sorted(learning), "a slot waited for learning to be sent"
         self.records += outbox.records
@@ -394,9 +468,12 @@ class Campaign:
             # Each process ships the system anew.
             again = {"system": before[0].system} if hasattr(send.spec, "system") else {}
             assert replace(send.spec, attempt=1, **again) == before[0]
+            self._check_site_of_a_retry(send)
         elif send.topic == "simulate" and self.settings.before_segment:
+            assert send.info["executor"] in (self.present or {place.executor for place in self.pool})
             self._check_hooks_are_over(key)
         elif send.topic == "simulate":
+            assert send.info["executor"] in (self.present or {place.executor for place in self.pool})
             assert key == 1 + max((s.spec.segment_id for s in self.sent if s.topic == "simulate"), default=-1)
             # In lockstep one decision applies several results, and sends after each of them.
             quarantined = set() if self.settings.lockstep else self.state.quarantine
@@ -412,6 +489,11 @@ class Campaign:
     def _check_hooks_are_over(self, segment_id: int) -> None:
         told = "SELECT state FROM task WHERE kind = 'hook' AND parent_id = ? AND spec LIKE '%before-segment%'"
         assert {state for (state,) in self.query(told, segment_id)} <= {"complete", "fizzled"}
+
+    def _check_site_of_a_retry(self, send: Send) -> None:
+        last = next(s for s in reversed(self.sent) if s.topic == send.topic and task_id(s.spec) == task_id(send.spec))
+        if send.topic in POOLED and not self._beginning and self.present - {last.info["executor"]}:
+            assert send.info["executor"] in self.present - {last.info["executor"]}, "it was not sent elsewhere"
 
     def _check_another_is_wanted(self) -> None:
         target = self.state.target_segments
@@ -436,14 +518,18 @@ class Campaign:
 
     def _check_slots(self) -> None:
         simulate, size = self.steering.simulate, self.steering.simulate.bundle_size()
-        slots = self.destinations["simulate"].slots
+        slots = sum(place.slots for place in self.pool)
         places = QUEUED_PER_WORKER * slots
         extra = len(simulate.running_again)
-        assert simulate.n_bundles <= places + extra
-        assert simulate.n_pending <= places * size + extra
+        # What is tried again at another site comes on top there.
+        if len(self.pool) == 1 or self.settings.lockstep:
+            most = max(places, self._most_before)
+            assert simulate.n_bundles <= most + extra
+            assert simulate.n_pending <= most * size + extra
         if self.settings.lockstep:
             assert len(self.out("simulate")) <= simulate.n_pending
         else:
+            self._check_load()
             assert len(self.out("simulate")) + simulate.n_held_back == simulate.n_pending
         waits = self.settings.lockstep and any(self.out(topic) for topic in ("infer", "train", "move", "hook"))
         if self.out("equilibrate"):
@@ -454,10 +540,33 @@ class Campaign:
             target = self.state.target_segments
             missing = math.inf if target is None else max(0, target - self.state.counts.segments)
             wanted = missing > simulate.n_pending and simulate.idle
+            if len(self.pool) > 1 and not self.settings.lockstep:
+                if wanted:
+                    self._check_sites(size)
+                return
             assert not wanted or simulate.n_bundles >= places or slots <= simulate.n_bundles, "a slot was lost"
             assert not wanted or simulate.n_bundles >= places or len(simulate.idle) < size, "a whole bundle waits"
             if size == 1:
                 assert simulate.n_pending >= min(places, self.settings.walkers, missing), "a slot was lost"
+
+    def _check_sites(self, size: int) -> None:
+        simulate = self.steering.simulate
+        for place in self.pool:
+            out = simulate.out.get(place.executor, 0)
+            assert place.executor not in self.present or place.slots <= out, "a slot was lost"
+            full = out >= QUEUED_PER_WORKER * place.slots
+            assert place.executor not in self.present or full or len(simulate.idle) < size, "a whole bundle waits"
+
+    def _check_load(self) -> None:
+        out: dict[str, set[int]] = {}
+        for send in self.out("simulate"):
+            bundle = self.steering.simulate._bundle_of[send.spec.segment_id]
+            out.setdefault(send.info["executor"], set()).add(bundle)
+        # What waits for the hooks before it takes room where it was to go.
+        for segment_id in self.steering.simulate._held_back:
+            executor, bundle = self.steering.simulate._load._where[segment_id]
+            out.setdefault(executor, set()).add(bundle)
+        assert +Counter(self.steering.simulate.out) == {executor: len(bundles) for executor, bundles in out.items()}
 
     def starts_left(self) -> bool:
         """Tell whether there is a start that is not quarantined."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,24 @@ def test_wall_time_is_segments_over_what_runs_at_once(plan_of) -> None:
 )
 def test_segments_share_cores_with_learning(plan_of, slots: int, walkers: int, machine: Machine, at_once) -> None:
     assert segments_at_once(plan_of(max_segments=1, slots=slots, walkers=walkers), machine) == at_once
+
+
+def test_a_pool_counts_with_all_its_sites(plan_of) -> None:
+    plan = plan_of(max_segments=1, walkers=12, policy="plain", infer_every=0)
+    here = plan.destinations["simulate"]
+    far = replace(here, site="far", executor="far", slots=4)
+    pool = replace(plan, pool=(here, far))
+    assert segments_at_once(pool, HERE) == 2
+    assert segments_at_once(pool, replace(HERE, elsewhere=("far",))) == 6
+    assert segments_at_once(pool, replace(HERE, cores=1, elsewhere=("far",))) == 5
+    notes = look(pool, replace(HERE, elsewhere=("far",))).notes
+    assert [note for note in notes if "speed" in note] == [
+        "the speed was measured on this machine: that of site far may differ, and its queue is not counted"
+    ]
+    # One of them writes trajectories to the run directory.
+    apart = replace(plan, destinations={**plan.destinations, "simulate": replace(here, run_dir=None)})
+    assert look(apart).disk_bytes["trajectories"] == 0
+    assert look(replace(apart, pool=(apart.destinations["simulate"], far))).disk_bytes["trajectories"] > 0
 
 
 def test_time_alone_gives_as_many_segments_as_fit(plan_of) -> None:

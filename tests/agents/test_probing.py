@@ -2,15 +2,16 @@
 
 import platform
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import pytest
 from colmena.exceptions import TimeoutException
 from colmena.models import FailureInformation
 
-from agents.probing import ProbeFailed, ask, method_of, problems, questions
+from agents.probing import ProbeFailed, ask, late, method_of, problems, questions
 from agents.queues import pipe_queues
+from agents.server import InterchangeEnded
 from agents.state import Destination
 from tasks.messages import ProbeReport, StoreSpec
 from tasks.probe import source_digest
@@ -101,9 +102,10 @@ def answered(queues, answer):
                 _, task = queues.get_task(timeout=0.02)
             except TimeoutException:
                 continue
-            answer(task)
-            task.serialize()
-            queues.send_result(task)
+            with suppress(TimeoutException):  # of one that does not answer
+                answer(task)
+                task.serialize()
+                queues.send_result(task)
 
     thread = threading.Thread(target=serve)
     thread.start()
@@ -162,3 +164,65 @@ def test_waiting_ends_when_it_is_in_vain():
             60,
             lambda: "the task server was killed by SIGKILL",
         )
+
+
+POOL = (destination("cpu-a", {"redis", "inline"}), destination("cpu-b", {"redis", "inline"}, run_dir=None))
+
+
+def test_every_site_of_a_pool_is_asked():
+    asked = {q.destination.executor: q.spec for q in questions(DESTINATIONS, "CUDA", (FILE, REDIS), POOL)}
+    assert list(asked) == ["cpu-a", "cpu-b", "gpu", "host"]
+    assert [(asked[name].role, asked[name].platform) for name in ("cpu-a", "cpu-b")] == [("md", "CUDA")] * 2
+    assert (asked["cpu-a"].run_dir, asked["cpu-b"].run_dir) == ("/run", None)
+
+
+def answer_but(*silent, failing=None):
+    """Return what answers probes, but not those of some executors; one fails as where its interchange ended."""
+
+    def answer(task):
+        task.deserialize()
+        if task.task_info["executor"] in silent:
+            raise TimeoutException
+        task.set_result(REPORT)
+        if task.task_info["executor"] == failing:
+            task.success = False
+            task.failure_info = FailureInformation.from_exception(InterchangeEnded("it ended"))
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (answer_but("cpu-b"), {"cpu-a", "gpu", "host"}),
+        (answer_but(failing="cpu-a"), {"cpu-b", "gpu", "host"}),
+    ],
+)
+def test_one_site_of_a_pool_is_enough(answer, told):
+    queues = pipe_queues()
+    asked = questions(DESTINATIONS, "CPU", (), POOL)
+    with answered(queues, answer):
+        reports = ask(queues, asked, 2, lambda: None, {"cpu-a", "cpu-b"})
+    assert set(reports) == told
+
+
+@pytest.mark.parametrize("silent", [("cpu-a", "cpu-b"), ("cpu-a", "gpu"), ("gpu",)])
+def test_a_pool_without_an_answer_and_learning_without_one_end_the_campaign(silent):
+    queues = pipe_queues()
+    asked = questions(DESTINATIONS, "CPU", (), POOL)
+    with answered(queues, answer_but(*silent)), pytest.raises(ProbeFailed, match=f"executor {', '.join(silent)} did"):
+        ask(queues, asked, 1, lambda: None, {"cpu-a", "cpu-b"})
+
+
+def test_a_late_answer_is_told():
+    queues = pipe_queues()
+    assert list(late(queues)) == []
+    for question in questions(DESTINATIONS, "CPU", (), POOL)[:2]:
+        executor = question.destination.executor
+        queues.send_inputs(question.spec, method=method_of(executor), topic="probe", task_info={"executor": executor})
+    for answer in (answer_but(), answer_but(failing="cpu-b")):
+        _, task = queues.get_task(timeout=1)
+        answer(task)
+        task.serialize()
+        queues.send_result(task)
+    assert list(late(queues)) == [("cpu-a", REPORT), ("cpu-b", None)]

@@ -11,6 +11,7 @@ from parsl.executors.high_throughput.errors import ManagerLost, WorkerLost
 
 from agents.queues import pipe_queues
 from agents.results import outcomes_of
+from agents.server import InterchangeEnded
 from tasks.bundle import run_bundle
 from tasks.errors import BadInput, NotFinite, TooLarge, Unreachable
 
@@ -96,6 +97,7 @@ def test_a_task_that_raised_fails_by_its_kind(returned, error, kind):
     ("error", "kind"),
     [
         (WorkerLost(3, "node"), "worker_lost"),
+        (InterchangeEnded("the interchange of executor cpu ended"), "site_gone"),
         (ManagerLost(b"manager", "node"), "manager_lost"),
         (RuntimeError("interchange is gone"), "error"),
     ],

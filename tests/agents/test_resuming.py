@@ -147,3 +147,19 @@ def test_segments_that_are_always_lost_end_the_campaign(make_campaign):
         campaign.answer(campaign.out("simulate")[0], "manager_lost")
     assert campaign.state.failure == "10 segments in a row were given up: manager_lost on purpose"
     assert campaign.state.counts.quarantined == 0
+
+
+@pytest.mark.parametrize(("before", "after"), [((2, 1), (1,)), ((1,), (1, 2)), ((1, 1), (3, 1, 1))])
+def test_a_later_process_may_have_other_sites(make_campaign, before, after):
+    campaign = make_campaign(pool=before, walkers=6, bundle=2, infer_every=2, max_segments=30)
+    for _ in range(5):
+        campaign.answer(campaign.out("simulate")[0])
+    campaign.join(after)
+    campaign.kill()
+    sites = {f"site-{number}" for number in range(len(after))}
+    assert {send.info["site"] for send in campaign.out("simulate")} <= sites
+    category = "SELECT DISTINCT category FROM task WHERE kind = 'simulate' AND state = 'running' ORDER BY category"
+    assert {name for (name,) in campaign.query(category)} <= {f"cpu-{number}" for number in range(len(after))}
+    campaign.play(random.Random(1), {"fail": 0.1, "kill": 0.05})
+    assert campaign.state.counts.segments == 30
+    campaign.end()

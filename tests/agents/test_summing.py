@@ -115,3 +115,16 @@ def test_a_snapshot_tells_how_it_stands(make_campaign):
     assert now.coverage == "1 phi/psi cells of 15 degrees"
     assert now.simulated_ns == pytest.approx(campaign.state.dynamics.segment_ps / 1000)
     assert now.elapsed_s >= 0
+
+
+def test_a_later_process_may_have_no_hooks(make_campaign):
+    campaign = make_campaign(
+        after_segment=("true",), walkers=1, slots=1, policy="plain", infer_every=0, max_segments=4
+    )
+    campaign.answer(campaign.out("simulate")[0])
+    campaign.answer(campaign.out("hook")[0])
+    campaign.settings = campaign.settings.model_copy(update={"after_segment": None})
+    del campaign.destinations["hook"]
+    campaign.kill()
+    campaign.answer(campaign.out("simulate")[0])
+    assert summary_of(campaign).worker_utilisation.keys() == {"imagined"}
