@@ -30,7 +30,9 @@ def example_slurm() -> Site:
     reaches = frozenset({"file", "inline"})
 
     def executor(label: str, resources: Resources, per_device: int = 1) -> HighThroughputExecutor:
-        environment = worker_environment(reaches, shared=sharing(per_device), pinned=True)
+        environment = worker_environment(
+            reaches, shared=sharing(per_device), pinned=True, unpacking=resources.unpacking
+        )
         provider = SlurmProvider(
             partition=None,
             qos="regular",
@@ -76,6 +78,7 @@ def example_pbs() -> Site:
 
     def executor(label: str, resources: Resources) -> HighThroughputExecutor:
         no_devices("example-pbs", resources)
+        environment = worker_environment(reaches, unpacking=resources.unpacking)
         provider = PBSProProvider(
             queue="prod",
             account="MyProject",
@@ -86,7 +89,7 @@ def example_pbs() -> Site:
             max_blocks=1,
             walltime="01:00:00",
             scheduler_options="#PBS -l filesystems=home:eagle",
-            worker_init=f"module use /soft/modulefiles\nconda activate wayfinder\n{worker_environment(reaches)}",
+            worker_init=f"module use /soft/modulefiles\nconda activate wayfinder\n{environment}",
             launcher=MpiExecLauncher(bind_cmd="--cpu-bind", overrides="--depth=64 --ppn 1"),
         )
         return htex(label, provider, resources, workers_per_node=workers_per_node, address=address_by_hostname())

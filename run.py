@@ -43,6 +43,7 @@ from agents.launch import Plan, probe_executors, run_campaign
 from agents.outlook import Machine, look_ahead, refuse_what_cannot_fit
 from agents.probing import ProbeFailed, lines, problems
 from agents.supervisor import Signals
+from campaign.archives import mend_archives
 from campaign.cli import Command, parse
 from campaign.control import comparison, control_settings
 from campaign.display import announcement, cautions, tell
@@ -147,6 +148,17 @@ def status(command: Command, signals: Signals) -> int:
         tell("\n".join(found[0].lines()))
     else:
         tell("\n".join(each.line() for each in found))
+    return COMPLETE
+
+
+def gather(command: Command, signals: Signals) -> int:
+    """Bring what is on this host's scratch into the run directory, and say what is damaged or still elsewhere."""
+    run_dir = RunDirectory.open(command.named)
+    with only_process(run_dir.path), closing(Ledger(run_dir.ledger)) as ledger:
+        before = standing(run_dir)
+        told = mend_archives(ledger, run_dir, before.campaign_id, Settings.model_validate(dict(before.settings)))
+    tell("\n".join(told))
+    tell(f"run directory: {run_dir.path}")
     return COMPLETE
 
 
@@ -299,7 +311,9 @@ def _control_summary(
     return _run_new(Parts.gather(control, prepared, began), path, signals)[1]
 
 
-VERBS = {"start": start, "resume": resume, "rerun": rerun, "status": status, "probe": probe}
+VERBS = {
+    "start": start, "resume": resume, "rerun": rerun, "status": status, "gather": gather, "probe": probe,
+}  # fmt: skip
 
 
 def _exit_code(summary: Summary, signals: Signals) -> int:

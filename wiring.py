@@ -14,13 +14,14 @@ from parsl.executors.base import ParslExecutor
 import config
 from agents.launch import Plan
 from agents.state import Destination
+from campaign.archives import scratch_of
 from campaign.guardian import Guardian
 from campaign.molecule import read_weights
 from campaign.resuming import Standing
 from campaign.rundir import RunDirectory, make_private_dir, refuse_unquotable
 from campaign.settings import Settings
 from campaign.stores import Stores
-from sites import globus_store, local, redis_server
+from sites import globus_store, local, redis_server, staging
 from sites.pool import shares
 from sites.site import REACHES_ALL, Resources, Site
 from tasks.errors import BadInput
@@ -124,9 +125,14 @@ def plan_of(parts: Parts, run_dir: RunDirectory, stack: ExitStack, before: Stand
         settings.heartbeat_threshold_s,
         settings.segments_per_device,
         prepared.platform in GPU_PLATFORMS,
+        unpacking=_unpacking(settings),
     )
     pool, executors = _pool(parts.pool, stores, resources, run_dir)
+    if settings.scratch is not None:
+        pool = tuple(_keeps_on_nodes(place, settings, campaign_id) for place in pool)
     destinations = _destinations(parts, pool[0], stores, resources, run_dir, executors)
+    if settings.scratch is not None:
+        destinations["gather"] = pool[0].of("gather")
     if settings.equilibrate_ps:
         destinations["equilibrate"] = pool[0].of("equilibrate")
     return Plan(
@@ -148,6 +154,23 @@ def plan_of(parts: Parts, run_dir: RunDirectory, stack: ExitStack, before: Stand
         earlier=None if before is None else before.last_run_id,
         pool=pool,
     )
+
+
+def _unpacking(settings: Settings) -> tuple[str, ...]:
+    """Return the shell lines that give workers the environment of ``--stage-env``."""
+    if settings.stage_env is None or settings.scratch is None:
+        return ()
+    return tuple(staging.unpacking(settings.stage_env, settings.scratch))
+
+
+def _keeps_on_nodes(place: Destination, settings: Settings, campaign_id: str) -> Destination:
+    """Return a site whose segments keep their trajectories on their nodes, where workers gather them."""
+    if place.run_dir is None:
+        raise BadInput(
+            f"--scratch {settings.scratch}: workers of site {place.site} gather into the run directory, which they "
+            "do not see; drop it, or name a site that shares it with --simulate-site"
+        )
+    return replace(place, scratch=scratch_of(settings, campaign_id))
 
 
 def _stores(

@@ -230,6 +230,7 @@ def planned(spec: SegmentSpec, start: Start) -> SegmentSummary:
 
 def summary(spec: SegmentSpec, start: Start, result: SegmentResult) -> SegmentSummary:
     """Return a segment that has run."""
+    file = result.trajectory
     return replace(
         planned(spec, start),
         n_frames=result.n_frames,
@@ -237,5 +238,5 @@ def summary(spec: SegmentSpec, start: Start, result: SegmentResult) -> SegmentSu
         simulated_ps=result.simulated_ps,
         potential_energy_kj_mol=result.potential_energy_kj_mol,
         mean_temperature_K=result.mean_temperature_K,
-        trajectory=None if result.trajectory is None else result.trajectory.path,
+        trajectory=None if file is None or file.node is not None else file.path,
     )

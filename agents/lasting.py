@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import platform
 import re
 import socket
 import sqlite3
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from agents.state import Destination, Learnt
+from campaign.archives import take_in
 from campaign.faults import reach
 from campaign.ledger import Ledger
 from campaign.rundir import write_whole
@@ -22,7 +24,8 @@ from campaign.stores import Stores
 from campaign.trace import mend_traces
 from tasks.errors import TaskFailed
 from tasks.files import discard, publish, sha256, staged_files
-from tasks.messages import FileRecord, Ref, StoreSpec, Topic
+from tasks.gather import gather_all, remove_unfinished, tidy
+from tasks.messages import FileRecord, Ref, Scratch, StoreSpec, Topic
 from tasks.transport import fetch, ship
 
 logger = logging.getLogger(__name__)
@@ -43,6 +46,7 @@ def mend(ledger: Ledger, run_dir: Path, stores: Stores) -> int:
     """Put the run directory where the last commit left it; return how many objects were swept from the stores."""
     ledger.abandon_running()
     settle_staged(ledger, run_dir)
+    remove_unfinished(run_dir)
     mend_traces(ledger, run_dir)
     swept, _ = stores.sweep(keep=ledger.referenced())
     return swept
@@ -56,6 +60,33 @@ def settle_staged(ledger: Ledger, run_dir: Path) -> None:
             publish(run_dir, file)
         else:
             discard(run_dir, file)
+
+
+def gather_here(scratch: Scratch, run_dir: Path) -> frozenset[str]:
+    """Bring what is pending on this host's scratch into the run directory; return whose scratch is empty now."""
+    try:
+        gather_all(scratch, run_dir)
+    except (TaskFailed, OSError) as error:
+        logger.warning("scratch %s of this host could not be gathered: %s", scratch.folder, error)
+        return frozenset()
+    return frozenset({platform.node()})
+
+
+def bring_in(ledger: Ledger, run_dir: Path, scratch: Scratch, site: str) -> str | None:
+    """Gather from this host what the campaign's end left there; return a sentence if segments are left elsewhere."""
+    gather_here(scratch, run_dir)
+    try:
+        for sentence in take_in(ledger, run_dir, site):
+            logger.info("%s", sentence)
+        n_left = ledger.n_computed()
+    except (OSError, sqlite3.Error) as error:
+        return f"archives could not be recorded: {error}; free some space and resume"
+    tidy(scratch)
+    if not n_left:
+        return None
+    return (
+        f"{n_left} segments are computed and not gathered: `gather RUN` on their nodes, or resume to run them again"
+    )
 
 
 def finder(destinations: Mapping[Topic, Destination], stores: Stores) -> Callable[[Ref, Topic], Ref | None]:

@@ -19,7 +19,7 @@ from parsl.executors.base import ParslExecutor
 from redis import RedisError
 
 from agents import probing, server
-from agents.lasting import begin_process, finder, mend, mend_learnt, park, recoverer
+from agents.lasting import begin_process, bring_in, finder, gather_here, mend, mend_learnt, park, recoverer
 from agents.memory import Recollection
 from agents.queues import Queues, pipe_queues, redis_queues
 from agents.state import POOLED, CampaignState, Destination, Molecule
@@ -27,6 +27,7 @@ from agents.steering import Steering
 from agents.summing import snapshot, summarise
 from agents.supervisor import Room, Server, Signals, Supervisor
 from agents.thinker import CampaignThinker
+from campaign.archives import unknown_archives
 from campaign.display import Display, tell
 from campaign.guardian import Guardian
 from campaign.ledger import Ledger
@@ -41,6 +42,7 @@ from policies import policy
 from tasks.bundle import run_bundle
 from tasks.equilibrate import equilibrate
 from tasks.errors import BadInput, TaskFailed
+from tasks.gather import gather
 from tasks.hook import run_hook
 from tasks.infer import embed
 from tasks.messages import Dynamics, ProbeReport, Ref, StoreSpec, Topic
@@ -59,6 +61,7 @@ METHODS: dict[Topic, Callable[..., Any]] = {
     "train": train,
     "move": move,
     "hook": run_hook,
+    "gather": gather,
 }
 
 
@@ -160,6 +163,7 @@ def run_campaign(plan: Plan, signals: Signals) -> Summary:
         finally:
             seconds = time.monotonic() - plan.began
             service.end()
+            _bring_in(plan, ledger, state)
             _leave(plan, ledger, state, service.queues)
         logger.info("ended after %.0f s: %s", seconds, state.failure or state.ending or "the target was reached")
         summary = summarise(plan.settings, state, service.queues, signals.first, plan.began, seconds)
@@ -258,9 +262,12 @@ def _steering(plan: Plan, ledger: Ledger) -> Steering:
     if ledger.network is not None:
         logger.info("the ledger lies on %s: a rollback journal and a sync for every commit", ledger.network)
     state, basis = _state(plan, ledger)
+    state.archives = lambda: unknown_archives(ledger, plan.run_dir.path)
     steering = Steering(state, basis)
     if plan.resumed:
         state.find = finder(plan.destinations, plan.stores)
+        scratch = plan.destinations["simulate"].scratch
+        state.emptied = frozenset() if scratch is None else gather_here(scratch, plan.run_dir.path)
         state.recover = recoverer(ledger, plan.run_dir.path, plan.stores.of["infer"])
         Recollection(steering).restore()
         mend_learnt(ledger, plan.run_dir.path, state.model)
@@ -393,6 +400,18 @@ def _open_ledger(path: Path) -> Ledger:
         raise BadInput(
             f"ledger {path} cannot be made ({error}): free some space, or name another place with --run-dir"
         ) from error
+
+
+def _bring_in(plan: Plan, ledger: Ledger, state: CampaignState) -> None:
+    """Gather what workers of this host had no time for; a campaign of which segments are missing is not complete."""
+    destination = plan.destinations["simulate"]
+    if destination.scratch is None:
+        return
+    missing = bring_in(ledger, plan.run_dir.path, destination.scratch, destination.executor)
+    if missing is not None:
+        logger.warning("%s", missing)
+        if not state.stopped:
+            state.fail(missing)
 
 
 def _leave(plan: Plan, ledger: Ledger, state: CampaignState, queues: Queues) -> None:

@@ -2,8 +2,8 @@
 
 The ledger keeps, under names: ``state`` (numbers, the random generator), ``walker/I``, ``basis/I``, ``reference``,
 ``model``, ``candidates``, ``offer/N`` (candidates on their way), ``frames/ID`` (not looked at yet), ``arrived/ID``
-(results that wait for those before them, in lockstep), and ``rerun/ID`` (a person wants it run again). What is out is
-in its tasks.
+(results that wait for those before them, in lockstep), and ``rerun/ID`` (a person wants it to run again, or only its
+file is wanted). What is out is in its tasks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agents.simulate import Arrived
+from agents.simulate import ITS_FILE, Arrived
 from agents.state import CandidateSet, Counts, Learnt, Start
 from campaign.wire import decode
 from tasks.messages import Coverage, EmbedSpec, MoveSpec, Ref, SegmentSpec, Topic
@@ -81,6 +81,7 @@ class Recollection:
         self._restore_learning()
         self._restore_candidates()
         self._restore_walkers()
+        self._restore_computed()
         self._restore_arrived()
         self._restore_frames()
         self._restore_offers()
@@ -172,6 +173,14 @@ class Recollection:
                 simulate.walkers[spec.walker_id].segment_id = task.id
         simulate.idle.clear()
         simulate.idle.extend(sorted(simulate.walkers, key=lambda walker: turns[walker.walker_id]))
+
+    def _restore_computed(self) -> None:
+        """Keep what is needed to run segments again whose trajectories are not in the run directory."""
+        simulate = self._steering.simulate
+        again = self._ledger.kept("rerun/")
+        simulate.again |= {int(number) for number, why in again.items() if why == ITS_FILE}
+        for task in self._ledger.open_tasks("computed"):
+            simulate.keep_start(decode(SegmentSpec, task.spec, self._state.stores))
 
     def _restore_arrived(self) -> None:
         simulate = self._steering.simulate

@@ -246,7 +246,9 @@ def _foresee(plan: Plan, segments: int) -> Forecast:
         return ahead
     plain = control_settings(settings, segments)
     # It begins where equilibration ended.
-    destinations: dict[Topic, Destination] = {topic: where for topic, where in to.items() if topic != "equilibrate"}
+    destinations: dict[Topic, Destination] = {
+        topic: where for topic, where in to.items() if topic not in ("equilibrate", "gather")
+    }
     return ahead.followed_by(forecast(plain, plan.prepared, plan.dynamics, destinations, segments))
 
 

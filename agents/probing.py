@@ -53,7 +53,8 @@ def questions(
         md_platform = platform_name if topic == "simulate" else ""
         for destination in pool or lone if topic == "simulate" else lone:
             reached = tuple(store for store in stores if store.kind in destination.reaches)
-            spec = ProbeSpec(role, md_platform, reached, destination.run_dir)
+            scratch = destination.scratch.folder if topic == "simulate" and destination.scratch else None
+            spec = ProbeSpec(role, md_platform, reached, destination.run_dir, scratch)
             asked.append(Question(topic, destination, spec))
     return asked
 

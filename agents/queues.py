@@ -14,7 +14,7 @@ from colmena.queue.redis import RedisQueues
 from tasks.transport import PASSWORD_VARIABLE
 
 PROBE = "probe"
-TOPICS = ("equilibrate", "simulate", "infer", "train", "move", "hook", PROBE)
+TOPICS = ("equilibrate", "simulate", "infer", "train", "move", "gather", "hook", PROBE)
 
 
 class _Counted:

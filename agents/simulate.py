@@ -18,7 +18,7 @@ from agents.state import CampaignState, CandidateSet, Destination, Start, Walker
 from agents.topic import Outcome, TopicAgent, task_seed, without_system
 from campaign.ledger import OpenTask, State
 from policies import PolicyFailed
-from tasks.messages import FileRecord, Ref, SegmentResult, SegmentSpec
+from tasks.messages import Archive, FileRecord, Ref, SegmentResult, SegmentSpec
 
 # Bundles sent per worker: one runs, one waits behind it.
 QUEUED_PER_WORKER = 2
@@ -32,6 +32,9 @@ LEAVING_S = 15.0
 # Short segments are bundled until they keep a worker busy for so long: a task costs some 6 ms of CPU whatever it
 # does, 2 % of this.
 WORTH_A_TASK_S = 0.3
+
+# Why a segment runs again of which everything but its trajectory is there; kept as ``rerun/ID``.
+ITS_FILE = "file"
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +67,17 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         Where walkers begin, dealt to them in turn.
     hooks
         Who runs what the user wants run before segments, and after.
+
+    Attributes
+    ----------
+    computed
+        Segments that were done on a node's scratch, and not gathered.
+    newly_computed
+        Whether there are more of them since somebody asked for all.
+    reported
+        Archives that came with results.
+    again
+        Segments that were applied before their trajectories were lost: they run for these alone.
     """
 
     topic = "simulate"
@@ -89,6 +103,11 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         self._n_pending = 0
         self._bundle_of: dict[int, int] = {}
         self._left_in: Counter[int] = Counter()
+        self.computed: set[int] = set()
+        self.newly_computed = False
+        self.reported: deque[Archive] = deque()
+        self.again: set[int] = set()
+        self._starts_kept: dict[int, Ref] = {}
         self._n_given_up = 0
         self.running_again: set[int] = set()
         self._durations: deque[float] = deque(maxlen=64)
@@ -243,6 +262,7 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
             store=place.store,
             run_dir=place.run_dir,
             trajectory_format=self.state.settings.trajectory_format,
+            scratch=place.scratch,
         )
         walker.segment_id = segment_id
         self._expect(segment_id, start, bundle)
@@ -329,13 +349,17 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
     ) -> None:
         """Record an attempt and put it in the outbox; it counts for its bundle where it is."""
         super().send(spec, place, bundle, failures)
-        self._load.put(spec.segment_id, self._bundle_of[spec.segment_id], place.executor)
+        if spec.segment_id not in self.again:
+            self._load.put(spec.segment_id, self._bundle_of[spec.segment_id], place.executor)
 
     def recalled(self, task: OpenTask, spec: SegmentSpec) -> None:
         """Expect a segment of an earlier process, in the bundle that it was in."""
         assert task.bundle is not None  # as `_begin` wrote it
         start = Start(spec.start, spec.start_row, spec.parent_id, spec.parent_frame, task.steered, task.novelty)
-        self._expect(task.id, start, task.bundle)
+        if task.id in self.again:
+            self._origins[task.id] = start
+        else:
+            self._expect(task.id, start, task.bundle)
 
     def recalled_to(self, task: OpenTask) -> Destination:
         """Return one place for all segments of a bundle, which travel together again."""
@@ -346,6 +370,9 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
 
     def not_recalled(self, spec: SegmentSpec) -> None:
         """Give up a segment that cannot be sent again, in its turn."""
+        if spec.segment_id in self.again:
+            self._count_no_more(spec)
+            return
         start = Start(spec.start, spec.start_row, spec.parent_id, spec.parent_frame)
         bundle = self.state.counts.n_sent["simulate"]
         self._expect(spec.segment_id, start, bundle)
@@ -362,10 +389,82 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         for ref in self.inputs(arrived.spec):
             self.state.hold(ref, ("task", segment_id))
 
+    # What waits on the nodes ------------------------------------------------------------------------------------
+
+    def done(self, spec: SegmentSpec, result: SegmentResult) -> None:
+        """Record that a segment is complete, or computed as long as its trajectory is on a node's scratch."""
+        segment_id, file = spec.segment_id, result.trajectory
+        if file is None or file.node is None:
+            super().done(spec, result)
+        else:
+            self.state.ledger.computed(segment_id, file)
+            self.keep_start(spec)
+            self.newly_computed = True
+            # Another worker of its node may have gathered it before this result came.
+            if self.state.ledger.claim(segment_id):
+                self.completed(segment_id)
+        if result.archive is not None:
+            self.reported.append(result.archive)
+
+    def keep_start(self, spec: SegmentSpec) -> None:
+        """Keep where a computed segment began, to run it again should its trajectory be lost."""
+        self._let_start_go(spec.segment_id)
+        self.computed.add(spec.segment_id)
+        self._starts_kept[spec.segment_id] = spec.start
+        self.state.hold(spec.start, ("computed", spec.segment_id))
+
+    def completed(self, segment_id: int) -> None:
+        """Note that a segment's trajectory is in the run directory."""
+        self.computed.discard(segment_id)
+        self._let_start_go(segment_id)
+
+    def run_again(self, segments: Iterable[int], reason: str) -> None:
+        """Run computed segments once more, for their lost trajectories; whatever followed from them stands."""
+        tasks = {task.id: task for task in self.state.ledger.open_tasks("computed")}
+        for segment_id in segments:
+            self.state.ledger.lose(segment_id, reason)
+            self.state.ledger.keep(f"rerun/{segment_id}", ITS_FILE)
+            self.state.counts.failures["lost"] += 1
+            self.computed.discard(segment_id)
+            self.again.add(segment_id)
+            self.take_up(tasks[segment_id])
+
+    def _let_start_go(self, segment_id: int) -> None:
+        start = self._starts_kept.pop(segment_id, None)
+        if start is not None:
+            self.state.release([start], ("computed", segment_id))
+
+    def _regained(self, spec: SegmentSpec, result: SegmentResult) -> None:
+        self._origins.pop(spec.segment_id)
+        self.again.discard(spec.segment_id)
+        self.state.ledger.forget(f"rerun/{spec.segment_id}")
+        self.state.release([*self.inputs(spec), *self.outputs(result)], ("task", spec.segment_id))
+
+    def _not_regained(self, spec: SegmentSpec, start: Start, verdict: Verdict) -> None:
+        """Count a segment no more that cannot be had again; a later process may still try."""
+        if verdict == "again":
+            return
+        if verdict == "systematic":
+            self.quarantine(start)
+        self.state.counts.steered -= start.steered
+        self._count_no_more(spec)
+
+    def _count_no_more(self, spec: SegmentSpec) -> None:
+        counts = self.state.counts
+        counts.segments -= 1
+        counts.frames -= spec.dynamics.n_frames
+        counts.simulated_ps -= spec.dynamics.segment_ps
+        self.again.discard(spec.segment_id)
+        self.state.ledger.forget(f"rerun/{spec.segment_id}")
+        self._let_start_go(spec.segment_id)
+
     # What comes back --------------------------------------------------------------------------------------------
 
     def arrived(self, spec: SegmentSpec, result: SegmentResult) -> None:
         """Keep a result until `apply_next` takes it, in order of arrival or, in lockstep, of ids."""
+        if spec.segment_id in self.again:
+            self._regained(spec, result)
+            return
         bundle = self._bundle_of[spec.segment_id]
         self._wait(Arrived(spec, self._origins.pop(spec.segment_id), bundle, result))
 
@@ -376,6 +475,9 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
     def given_up(self, spec: SegmentSpec, failure: Failure, verdict: Verdict) -> None:
         """Keep the loss until `apply_next` takes it; what a later process tries again is not lost."""
         start = self._origins.pop(spec.segment_id)
+        if spec.segment_id in self.again:
+            self._not_regained(spec, start, verdict)
+            return
         if verdict == "again":
             self._expect_no_more(spec.segment_id)
             return
@@ -410,7 +512,7 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
                 self._publish(arrived.result)
         elif arrived.verdict == "systematic":
             self.quarantine(arrived.start)
-        if segment_id in self.running_again:
+        if segment_id in self.running_again and segment_id not in self.again:
             self.running_again.remove(segment_id)
             self.state.ledger.forget(f"rerun/{segment_id}")
         if walker.segment_id == segment_id:
@@ -447,7 +549,7 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         counts.segments += 1
         counts.frames += result.n_frames
         counts.simulated_ps += result.simulated_ps
-        if result.trajectory is not None:
+        if result.trajectory is not None and result.trajectory.node is None:
             self.state.ledger.add_artifact(spec.segment_id, "trajectory", result.trajectory)
         walker = self.walkers[spec.walker_id]
         if walker.segment_id == spec.segment_id:
@@ -472,8 +574,9 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         return (result.frames, result.end)
 
     def files(self, result: SegmentResult) -> Iterable[FileRecord]:
-        """Return the trajectory."""
-        return () if result.trajectory is None else (result.trajectory,)
+        """Return the trajectory; none where it waits on a node."""
+        file = result.trajectory
+        return () if file is None or file.node is not None else (file,)
 
     def info(self, spec: SegmentSpec) -> dict[str, Any]:
         """Return ids, and what chose the start."""

@@ -22,14 +22,17 @@ from campaign.ledger import FIRST_OTHER_ID, Ledger
 from campaign.settings import Settings
 from policies import Policy
 from tasks.messages import (
+    Archive,
     Coverage,
     Dynamics,
     EmbedSpec,
     EquilibrateSpec,
     FileRecord,
+    GatherSpec,
     HookSpec,
     MoveSpec,
     Ref,
+    Scratch,
     SegmentSpec,
     StoreSpec,
     Topic,
@@ -45,9 +48,9 @@ Learnt = Literal["model", "reference"]
 Origin = tuple[int | None, int | None]
 
 # Run where segments do, at any site of their pool.
-POOLED: frozenset[Topic] = frozenset({"equilibrate", "simulate"})
+POOLED: frozenset[Topic] = frozenset({"equilibrate", "simulate", "gather"})
 
-TaskSpec = EquilibrateSpec | SegmentSpec | EmbedSpec | TrainSpec | MoveSpec | HookSpec
+TaskSpec = EquilibrateSpec | SegmentSpec | EmbedSpec | TrainSpec | MoveSpec | GatherSpec | HookSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,8 @@ class Destination:
         The run directory as its workers see it; None where they do not share it.
     weight
         Share of a site in its pool, per slot.
+    scratch
+        Where its workers keep trajectories until they are gathered; None where these go to the run directory at once.
     """
 
     site: str
@@ -78,6 +83,7 @@ class Destination:
     store: StoreSpec
     run_dir: str | None
     weight: float = 1.0
+    scratch: Scratch | None = None
 
     def of(self, topic: Topic) -> Destination:
         """Return the same workers for another topic."""
@@ -298,6 +304,10 @@ class CampaignState:
         Returns data of an earlier process where this one's topic reaches them; None if they are lost.
     recover
         Returns the newest model, or reference set, that the run directory holds whole, and its model version.
+    archives
+        Yields the archives in the run directory of which nobody told.
+    emptied
+        Nodes on whose scratch nothing was left when this process began.
     elapsed_before_s
         Wall time that earlier processes of the campaign took.
     stopped
@@ -325,6 +335,8 @@ class CampaignState:
         self.stores = stores
         self.find: Callable[[Ref, Topic], Ref | None] = lambda ref, topic: ref
         self.recover: Callable[[Learnt], tuple[Ref, int] | None] = lambda what: None
+        self.archives: Callable[[], Iterable[Archive]] = lambda: ()
+        self.emptied: frozenset[str] = frozenset()
         self.lock = threading.RLock()
         self.rng = np.random.default_rng(settings.seed)
         self.outbox = Outbox()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from agents.equilibrate import EquilibrateAgent
+from agents.gather import GatherAgent
 from agents.hook import HookAgent
 from agents.infer import InferAgent
 from agents.memory import remember
@@ -53,9 +54,10 @@ class Steering:
         self.infer = InferAgent(state)
         self.train = TrainAgent(state)
         self.move = MoveAgent(state, self._deliver)
+        self.gather = GatherAgent(state, self.simulate)
         self.agents: dict[Topic, TopicAgent] = {  # type: ignore[type-arg]  # each topic has types of its own
             agent.topic: agent
-            for agent in (self.equilibrate, self.simulate, self.infer, self.train, self.move, self.hook)
+            for agent in (self.equilibrate, self.simulate, self.infer, self.train, self.move, self.gather, self.hook)
         }
 
     def begin(self) -> Outbox:
@@ -108,7 +110,7 @@ class Steering:
         """Return whether nothing is out, and nothing is left to be learnt."""
         idle = not any(agent.busy for agent in self.agents.values())
         seen = self.state.quiet or not (self.state.frames_to_look_at or self.state.unobserved)
-        return self._no_more_segments() and idle and seen
+        return self._no_more_segments() and idle and seen and self.gather.settled
 
     def _has_conclusion(self) -> bool:
         """Return whether hooks are to be run after the campaign, and were not begun."""
@@ -155,6 +157,9 @@ class Steering:
         by_kind = {agent.kind: agent for agent in self.agents.values()}
         for task in self.state.ledger.open_tasks("ready", "waiting"):
             by_kind[task.kind].take_up(task)
+        # After all that is out has a hold of its start: what is complete lets go of its own.
+        self.gather.take_found()
+        self.gather.run_again_of(self.state.emptied)
         self._concluded = self.hook.concluded_at == self.state.counts.segments
         self.state.holds.recount(self.n_objects_before)
 
@@ -170,6 +175,7 @@ class Steering:
         self.hook.fill()
 
     def _decide_segments(self) -> None:
+        self.gather.take_reported()
         if self.state.ending is not None:
             self.simulate.let_go()
         self._hand_on()
@@ -179,6 +185,7 @@ class Steering:
                 self.simulate.fill()
             self._hand_on()
             self._send_what_is_due()
+        self.gather.settle(over=self._no_more_segments() and not self.simulate.busy)
 
     def _send_what_is_due(self) -> None:
         """Send segments and learning; called after each result, so that in lockstep each meets the same state."""

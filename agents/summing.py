@@ -83,7 +83,7 @@ def summarise(
         sites={
             topic: [place.site for place in _places(state, topic)]
             for topic in state.destinations
-            if topic not in ("move", "hook")
+            if topic not in ("move", "gather", "hook")
         },
         hooks={word: state.ledger.n_tasks("hook", word) for word in ("complete", "fizzled")},
     )

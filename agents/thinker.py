@@ -72,6 +72,11 @@ class CampaignThinker(BaseThinker):
         """Hand data on that now lie where their consumer reaches them."""
         self._take("move", result)
 
+    @result_processor(topic="gather")
+    def node_gathered(self, result: Result) -> None:
+        """Take in what was gathered on a node."""
+        self._take("gather", result)
+
     @result_processor(topic="hook")
     def hook_done(self, result: Result) -> None:
         """Keep what a hook of the user's returned."""

@@ -22,6 +22,8 @@ from tasks.messages import (
     EquilibrateResult,
     EquilibrateSpec,
     FileRecord,
+    GatherResult,
+    GatherSpec,
     HookResult,
     HookSpec,
     MoveResult,
@@ -34,7 +36,9 @@ from tasks.messages import (
 )
 
 SpecT = TypeVar("SpecT", bound=TaskSpec)
-ResultT = TypeVar("ResultT", EquilibrateResult, SegmentResult, EmbedResult, TrainResult, MoveResult, HookResult)
+ResultT = TypeVar(
+    "ResultT", EquilibrateResult, SegmentResult, EmbedResult, TrainResult, MoveResult, GatherResult, HookResult
+)
 
 logger = logging.getLogger(__name__)
 
@@ -225,6 +229,7 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
         """Return a spec of an earlier process as this one sends it: same work, today's addresses."""
         here: dict[str, Any] = {"store": self.destination.store, "run_dir": self.destination.run_dir}
         here["system"] = self.state.molecule.refs["infer" if self.topic == "infer" else "simulate"]
+        here["scratch"] = self.destination.scratch
         known = {field.name for field in fields(spec)}
         return replace(spec, **{name: value for name, value in here.items() if name in known})
 
@@ -236,7 +241,7 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
         failures: tuple[tuple[str, str], ...] = (),
     ) -> None:
         """Record an attempt and put it in the outbox; those of one bundle are put there one after the other."""
-        if not isinstance(spec, MoveSpec | HookSpec):
+        if not isinstance(spec, MoveSpec | HookSpec | GatherSpec):
             spec = replace(spec, run_dir=place.run_dir)
         self.state.ledger.begin_attempt(task_id(spec), spec.attempt, place.site, place.executor)
         for ref in self.inputs(spec):
@@ -263,12 +268,16 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
             self._failed(flight, outcome.failure)
             return
         del self.in_flight[outcome.task_id]
-        self.state.ledger.complete(outcome.task_id)
+        self.done(flight.spec, outcome.value)
         self.state.outbox.published += self.files(outcome.value)
         for ref in self.outputs(outcome.value):
             self.state.hold(ref, ("task", outcome.task_id))
         self._count_compute(outcome, flight.place)
         self.arrived(flight.spec, outcome.value)
+
+    def done(self, spec: SpecT, result: ResultT) -> None:
+        """Record that a task is done."""
+        self.state.ledger.complete(task_id(spec))
 
     def arrived(self, spec: SpecT, result: ResultT) -> None:
         """Apply a result now; a topic whose order matters may wait."""

@@ -30,21 +30,24 @@ from campaign.settings import FORCE_FIELDS, GROUPS, MOLECULE, SOLVENT, Settings
 from policies import measure
 from tasks.errors import BadInput
 
-Verb = Literal["start", "resume", "rerun", "status", "probe"]
+Verb = Literal["start", "resume", "rerun", "status", "gather", "probe"]
 
 # These are about a campaign that is there already, whose directory comes first.
-_OF_A_RUN: frozenset[Verb] = frozenset({"resume", "rerun", "status"})
+_OF_A_RUN: frozenset[Verb] = frozenset({"resume", "rerun", "status", "gather"})
 
 _PURPOSE: dict[Verb, str] = {
     "start": "Run a campaign: dynamics that a model steers while it learns from them.",
     "resume": "Go on with a campaign, whatever ended it; limits and sites may be others.",
     "rerun": "Let segments that were given up run again, when the campaign is resumed.",
     "status": "Tell how a campaign stands, or all campaigns in a folder, and change nothing.",
+    "gather": "Bring what a campaign left on this host's scratch into its directory, and check its archives.",
     "probe": "Ask every executor for its versions, devices and free disk, and send no work.",
 }
 
 
-_CALL: dict[Verb, str] = {"start": "[start]", "resume": "resume RUN", "rerun": "rerun RUN", "status": "status RUN"}
+_CALL: dict[Verb, str] = {
+    "start": "[start]", "resume": "resume RUN", "rerun": "rerun RUN", "status": "status RUN", "gather": "gather RUN",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +253,7 @@ def _parser(verb: Verb) -> argparse.ArgumentParser:
         exit_on_error=False,
     )
     _add_general_flags(parser, verb)
-    if verb in ("rerun", "status"):
+    if verb in ("rerun", "status", "gather"):
         return parser
     groups = {title: parser.add_argument_group(title) for title in GROUPS}
     for name, setting in Settings.model_fields.items():

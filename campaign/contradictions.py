@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 # OpenMM counts the steps of a segment in a C int.
 _MOST_STEPS = 2**31 - 1
 
+# What `params.json` tells where nobody asked for anything.
+_GATHER_EVERY = 50
+
 # Six digits are what a message shows; a value copied from one must pass.
 _RATIO_TOLERANCE = 1e-5
 
@@ -29,6 +32,7 @@ def contradictions(settings: Settings) -> Iterator[str]:
     yield from _patience(settings)
     yield from _stores(settings)
     yield from _bundle(settings)
+    yield from _scratch(settings)
     yield from _redis(settings)
     yield from _ending(settings)
 
@@ -206,6 +210,26 @@ def _bundle(settings: Settings) -> Iterator[str]:
         )
 
 
+def _scratch(settings: Settings) -> Iterator[str]:
+    if settings.scratch is not None:
+        if settings.after_segment:
+            yield (
+                f"--after-segment {settings.after_segment[0]} would find no trajectory: --scratch keeps it on its "
+                "node until it is gathered: use --after-campaign, or drop --scratch"
+            )
+        return
+    if "gather_every" in settings.model_fields_set and settings.gather_every != _GATHER_EVERY:
+        yield (
+            f"--gather-every {settings.gather_every} gathers from --scratch and none is given: add --scratch DIR or "
+            "drop it"
+        )
+    if settings.stage_env is not None:
+        yield (
+            f"--stage-env {shown(settings.stage_env)} is unpacked into --scratch and none is given: "
+            "add --scratch DIR or drop it"
+        )
+
+
 def _redis(settings: Settings) -> Iterator[str]:
     if settings.redishost is not None and settings.redisport is None:
         yield f"--redishost {shown(settings.redishost)} has no port: add --redisport N (6379 is usual)"
@@ -224,7 +248,8 @@ def _may_use_redis(settings: Settings) -> bool:
         return True
     # Where ends do not share the run directory, a backend that was left open becomes Redis.
     left_open = None in settings.ps_backends.values() and not settings.no_proxystore
-    return left_open and {*settings.simulate_site.split(","), settings.ml_site} != {"local"}
+    pool = {share.partition(":")[0].strip() for share in settings.simulate_site.split(",")}
+    return left_open and not {*pool, settings.ml_site} <= {"local", "local-b"}
 
 
 def _ending(settings: Settings) -> Iterator[str]:

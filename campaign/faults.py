@@ -7,8 +7,8 @@ import signal
 from collections import Counter
 
 POINTS = (
-    "before-commit", "after-commit", "after-send", "before-evict", "before-publish", "after-trace", "before-park",
-    "after-park", "before-summary",
+    "before-commit", "after-commit", "after-send", "before-evict", "before-publish", "after-trace", "before-gather",
+    "after-gather", "before-park", "after-park", "before-summary",
 )  # fmt: skip
 
 _passages: Counter[str] = Counter()

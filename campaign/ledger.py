@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from campaign.faults import reach
 from campaign.filesystem import network_file_system
 from campaign.wire import Address, addresses, encode, readdress
 from tasks.errors import BadInput
-from tasks.messages import FileRecord, Ref
+from tasks.messages import Archive, FileRecord, Ref
 
 SCHEMA_VERSION = 2
 
@@ -68,6 +68,18 @@ CREATE INDEX hook_value_segment ON hook_value (segment_id);
 CREATE TABLE kept (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, value TEXT NOT NULL);
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
+
+# Trajectories in archives whose segments have not come back yet. Not among the tables above: ledgers of the same
+# version may be without it.
+_ARCHIVED = """
+CREATE TABLE IF NOT EXISTS archived (
+    segment_id INTEGER NOT NULL, path TEXT NOT NULL, sha256 TEXT NOT NULL, PRIMARY KEY (segment_id, path)
+);
+CREATE INDEX IF NOT EXISTS artifact_archive ON artifact (path) WHERE kind = 'archive';
+"""
+
+# Path of a trajectory that is on a node's scratch; in an archive it is the archive's, and its name there.
+ON_SCRATCH = "scratch:"
 
 _FORGOTTEN = object()
 
@@ -119,6 +131,7 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
         self._unsaved: dict[str, object] = {}
+        self._gathers = False
         fresh = not path.exists()
         if not fresh:
             check_ledger(path)
@@ -136,6 +149,8 @@ class Ledger:
                 for statement in _SCHEMA.split(";"):
                     self._db.execute(statement)
                 self.set_meta("schema_version", SCHEMA_VERSION)
+        for statement in _ARCHIVED.split(";"):
+            self._db.execute(statement)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -145,15 +160,21 @@ class Ledger:
             try:
                 yield
                 self._save_kept()
+                if self._gathers:
+                    reach("before-gather")
                 reach("before-commit")
                 self._db.execute("COMMIT")
             except BaseException:
+                self._gathers = False
                 self._unsaved.clear()
                 # On a full disk SQLite may have rolled back by itself.
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
+            gathered, self._gathers = self._gathers, False
             reach("after-commit")
+            if gathered:
+                reach("after-gather")
 
     def add_task(
         self,
@@ -221,6 +242,73 @@ class Ledger:
         """Record that a task is done: it will not be sent again."""
         self._db.execute("UPDATE task SET state = 'complete', spec = NULL WHERE id = ?", (task_id,))
 
+    def computed(self, segment_id: int, file: FileRecord) -> None:
+        """Record that a segment is done, and its trajectory on a node's scratch; its spec is kept."""
+        self.set_state(segment_id, "computed")
+        self.add_artifact(segment_id, "trajectory", replace(file, path=f"{ON_SCRATCH}{file.node}/{file.path}"))
+
+    def n_computed(self) -> int:
+        """Return how many segments are done whose trajectories are not in the run directory."""
+        return int(self._db.execute("SELECT count(*) FROM task WHERE state = 'computed'").fetchone()[0])
+
+    def computed_on(self) -> dict[int, str]:
+        """Return on which node's scratch the trajectories are that are not in the run directory, by segment."""
+        rows = self._db.execute(
+            "SELECT task.id, path FROM task JOIN artifact ON task_id = task.id"
+            " WHERE state = 'computed' AND artifact.kind = 'trajectory'"
+        )
+        return {segment_id: path.removeprefix(ON_SCRATCH).partition("/")[0] for segment_id, path in rows}
+
+    def add_archive(self, task_id: int, archive: Archive) -> list[int]:
+        """Record an archive and return the segments that are complete with it.
+
+        Trajectories of segments that have not come back yet are kept in mind until they do; those of attempts that
+        never counted are not.
+        """
+        self._gathers = True
+        self.add_artifact(task_id, "archive", archive.file)
+        self._db.executemany(
+            "INSERT OR REPLACE INTO archived VALUES (?, ?, ?)",
+            [(each.segment_id, f"{archive.file.path}/{each.name}", each.sha256) for each in archive.members],
+        )
+        segments = sorted({each.segment_id for each in archive.members})
+        return [segment_id for segment_id in segments if self.claim(segment_id)]
+
+    def knows_archive(self, path: str) -> bool:
+        """Return whether an archive is recorded."""
+        told = "SELECT 1 FROM artifact WHERE path = ? AND kind = 'archive'"
+        return self._db.execute(told, (path,)).fetchone() is not None
+
+    def next_task_id(self) -> int:
+        """Return the next id of a task that is no segment, where no agent counts them; one in a transaction."""
+        told = self.kept("state")[""]
+        self.keep("state", {**told, "next_other_id": told["next_other_id"] + 1})
+        return int(told["next_other_id"])
+
+    def claim(self, segment_id: int) -> bool:
+        """Make a segment complete if it is computed and an archive has its trajectory; return whether that is so."""
+        state = self.state_of(segment_id)
+        row = self._db.execute(
+            "SELECT archived.path FROM archived JOIN artifact ON task_id = segment_id"
+            " WHERE segment_id = ? AND artifact.kind = 'trajectory' AND artifact.sha256 = archived.sha256",
+            (segment_id,),
+        ).fetchone()
+        claimed = state == "computed" and row is not None
+        if claimed:
+            self._gathers = True
+            self._db.execute(
+                "UPDATE artifact SET path = ? WHERE task_id = ? AND kind = 'trajectory'", (row[0], segment_id)
+            )
+            self.complete(segment_id)
+        if claimed or state in ("complete", "fizzled", "quarantined"):
+            self._db.execute("DELETE FROM archived WHERE segment_id = ?", (segment_id,))
+        return claimed
+
+    def lose(self, segment_id: int, reason: str) -> None:
+        """Take back that a segment is computed, for its trajectory is lost: it is ready to run once more."""
+        self.set_state(segment_id, "ready")
+        self._lose_trajectory(segment_id, reason)
+
     def add_artifact(self, task_id: int, kind: ArtifactKind, file: FileRecord) -> None:
         """Record a file that a task left in the run directory."""
         self._db.execute(
@@ -264,13 +352,16 @@ class Ledger:
     def give_up(self, segment_id: int, reason: str) -> None:
         """Take back that a segment is complete."""
         self.set_state(segment_id, "fizzled")
+        self._lose_trajectory(segment_id, reason)
+        told = self.kept("state")[""]
+        self.keep("state", {**told, "segments": told["segments"] - 1})
+
+    def _lose_trajectory(self, segment_id: int, reason: str) -> None:
         self._db.execute("DELETE FROM artifact WHERE task_id = ? AND kind = 'trajectory'", (segment_id,))
         self._db.execute(
             "UPDATE attempt SET outcome = 'lost', error = ? WHERE task_id = ? AND outcome = 'success'",
             (reason, segment_id),
         )
-        told = self.kept("state")[""]
-        self.keep("state", {**told, "segments": told["segments"] - 1})
 
     def open_tasks(self, *states: State) -> list[OpenTask]:
         """Return the tasks in these states whose spec is known, in the order of their ids."""

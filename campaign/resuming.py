@@ -6,11 +6,13 @@ import json
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from campaign.archives import split
 from campaign.flags import flag, note, shown
-from campaign.ledger import check_ledger, meta_of, read_ledger
+from campaign.ledger import ON_SCRATCH, check_ledger, meta_of, read_ledger
 from campaign.rundir import RunDirectory
 from campaign.settings import Settings
 from campaign.stores import kind_of
@@ -22,7 +24,7 @@ from tasks.messages import FileRecord, StoreKind
 # Of these groups everything may change from one process to the next, of the others what is named here.
 _FREE_GROUPS = frozenset({"compute", "network", "ProxyStore", "limits", "hooks"})
 _FREE = frozenset({"platform", "min_segment_seconds"})
-_BOUND = frozenset({"control", "ps_file_dir"})
+_BOUND = frozenset({"control", "ps_file_dir", "scratch"})
 
 # One of these in place of another says how long the campaign is to be.
 _LENGTHS = frozenset({"max_segments", "max_ns"})
@@ -142,25 +144,47 @@ def refuse_damage(run_dir: RunDirectory) -> None:
         Naming the first that is missing or damaged.
     """
     for task_id, file in damaged(run_dir):
-        path = run_dir.path / file.path
-        state = f"has {path.stat().st_size} bytes of {file.n_bytes}" if path.exists() else "is missing"
-        if path.exists() and path.stat().st_size == file.n_bytes:
-            state = "does not match its checksum"
+        path, member = split(file.path)
+        if member is not None:
+            lost = [segment for segment, other in damaged(run_dir) if split(other.path)[0] == path]
+            raise BadInput(
+                f"archive {run_dir.path / path} is missing or damaged: restore it from a copy, or give its segments "
+                f"up with `python run.py rerun {run_dir.path} {' '.join(f'--segment {each}' for each in lost)}`"
+            )
         raise BadInput(
-            f"trajectory {path} {state}: restore it from a copy, or give the segment up with "
-            f"`python run.py rerun {run_dir.path} --segment {task_id}`"
+            f"trajectory {run_dir.path / path} {_harm(run_dir.path / path, file)}: restore it from a copy, or give "
+            f"the segment up with `python run.py rerun {run_dir.path} --segment {task_id}`"
         )
 
 
+def _harm(path: Path, file: FileRecord) -> str:
+    if not path.exists():
+        return "is missing"
+    n_bytes = path.stat().st_size
+    return "does not match its checksum" if n_bytes == file.n_bytes else f"has {n_bytes} bytes of {file.n_bytes}"
+
+
 def damaged(run_dir: RunDirectory) -> Iterator[tuple[int, FileRecord]]:
-    """Yield the trajectories that are not as they were committed, with their segments, newest first."""
+    """Yield the trajectories that are not as they were committed, with their segments, newest first.
+
+    Those in an archive are as that is; those on a node's scratch are nobody's to look at.
+    """
+    told = "SELECT task_id, path, sha256, bytes FROM artifact WHERE kind = ? ORDER BY id DESC"
     with read_ledger(run_dir.ledger) as db:
-        rows = db.execute(
-            "SELECT task_id, path, sha256, bytes FROM artifact WHERE kind = 'trajectory' ORDER BY id DESC"
-        ).fetchall()
+        rows = db.execute(told, ("trajectory",)).fetchall()
+        archives = {path: FileRecord(path, *about) for _, path, *about in db.execute(told, ("archive",))}
+    newest = dict.fromkeys(list(archives)[:_N_READ])
+
+    @cache
+    def archive_is_whole(path: str) -> bool:
+        return path in archives and _is_whole(run_dir.path / path, archives[path], read=path in newest)
+
     staged = {(file.path, file.sha256) for file in staged_files(run_dir.path)}
     for age, (task_id, *record) in enumerate(rows):
         file = FileRecord(*record)
+        archive, member = split(file.path)
+        if file.path.startswith(ON_SCRATCH) or (member is not None and archive_is_whole(archive)):
+            continue
         if (file.path, file.sha256) not in staged and not _is_whole(
             run_dir.path / file.path, file, read=age < _N_READ
         ):

@@ -294,6 +294,27 @@ class Settings(BaseModel):
         ge=1,
         le=1000,
     )
+    scratch: Path | None = _setting(
+        "compute",
+        None,
+        "folder on a disk of each node where segments keep their trajectories until these are gathered",
+        metavar="DIR",
+        default_text="none: each goes to the run directory at once",
+    )
+    gather_every: int = _setting(
+        "compute",
+        50,
+        "trajectories on a node's --scratch that make an archive in the run directory",
+        "segments",
+        ge=1,
+        le=100_000,
+    )
+    stage_env: Path | None = _setting(
+        "compute",
+        None,
+        "packed environment (tar, as of conda-pack) that each node unpacks once into --scratch for its workers",
+        metavar="ARCHIVE",
+    )
     max_attempts: int = _setting("compute", 3, "times a task is tried before it is given up", "attempts", ge=1)
     task_timeout: float = _setting(
         "compute",
@@ -429,7 +450,7 @@ class Settings(BaseModel):
         except ValidationError as error:
             raise BadInput(_sentence(error.errors()[0], info.context or {})) from None
 
-    @field_validator("pdb", "aae_weights", "ps_file_dir", "ps_globus_config", mode="before")
+    @field_validator("pdb", "aae_weights", "ps_file_dir", "ps_globus_config", "scratch", "stage_env", mode="before")
     @classmethod
     def _absolute(cls, value: object) -> object:
         """Make paths absolute, for workers and reruns that have another working directory."""

@@ -17,6 +17,7 @@ FILES = {
     "infer": "inference-results.jsonl",
     "train": "training-results.jsonl",
     "move": "move-results.jsonl",
+    "gather": "gather-results.jsonl",
     "hook": "hook-results.jsonl",
 }
 

@@ -82,7 +82,7 @@ def local(name: str = "local", reaches: frozenset[str] = REACHES_ALL) -> Site:
         shared = sharing(per_device, resources.private_dir, list(dict.fromkeys(laid.segments)))
         return htex(
             "cpu",
-            _provider(reaches, laid.segments, shared),
+            _provider(reaches, laid.segments, shared, resources.unpacking),
             resources,
             workers_per_node=laid.n_segments,
             queued_per_node=laid.n_segments,
@@ -93,7 +93,7 @@ def local(name: str = "local", reaches: frozenset[str] = REACHES_ALL) -> Site:
         devices = layout(resources).learning
         return htex(
             "gpu",
-            _provider(reaches, devices),
+            _provider(reaches, devices, unpacking=resources.unpacking),
             resources,
             workers_per_node=resources.ml_workers,
             accelerators=devices,
@@ -127,6 +127,11 @@ def submit_host(resources: Resources, n_workers: int = 1) -> HighThroughputExecu
     return htex("host", provider, resources, workers_per_node=n_workers)
 
 
-def _provider(reaches: frozenset[str], devices: Sequence[str] = (), shared: Sequence[str] = ()) -> LocalProvider:
-    worker_init = worker_environment(reaches, CHECKOUT, shared, pinned=bool(devices))
+def _provider(
+    reaches: frozenset[str],
+    devices: Sequence[str] = (),
+    shared: Sequence[str] = (),
+    unpacking: Sequence[str] = (),
+) -> LocalProvider:
+    worker_init = worker_environment(reaches, CHECKOUT, shared, pinned=bool(devices), unpacking=unpacking)
     return LocalProvider(init_blocks=1, min_blocks=1, max_blocks=1, worker_init=worker_init)

@@ -31,6 +31,8 @@ class Resources:
         Whether segments are meant for devices.
     label_suffix
         Keeps apart the labels of executors that sites of a pool call alike.
+    unpacking
+        Shell lines of `sites.staging.unpacking` where workers take their environment from an archive.
     """
 
     simulate_workers: int | None
@@ -41,6 +43,7 @@ class Resources:
     segments_per_device: int | None = None
     on_devices: bool = False
     label_suffix: str = ""
+    unpacking: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,12 @@ def no_devices(site: str, resources: Resources) -> None:
 
 
 def worker_environment(
-    reaches: frozenset[str], checkout: Path | None = None, shared: Sequence[str] = (), *, pinned: bool = False
+    reaches: frozenset[str],
+    checkout: Path | None = None,
+    shared: Sequence[str] = (),
+    *,
+    pinned: bool = False,
+    unpacking: Sequence[str] = (),
 ) -> str:
     """Return shell lines that every worker starts with.
 
@@ -104,6 +112,8 @@ def worker_environment(
         Lines of `sites.devices.sharing` where several workers share a device.
     pinned
         Whether each worker is given a device.
+    unpacking
+        Lines that come first: an environment unpacked on the node.
     """
     threads = [f"export {name}=1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")]
     path = [] if checkout is None else [f"export PYTHONPATH={shlex.quote(str(checkout))}"]
@@ -111,4 +121,4 @@ def worker_environment(
     # device, number 0 (github.com/Parsl/parsl/issues/3858). What is said to HIP goes before what is said to CUDA.
     amd = ["export HIP_VISIBLE_DEVICES=0"] if pinned else []
     stores = f"export {REACHES_VARIABLE}={','.join(sorted(reaches))}"
-    return "\n".join([*threads, *path, *amd, *shared, stores])
+    return "\n".join([*unpacking, *threads, *path, *amd, *shared, stores])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Topic = Literal["equilibrate", "simulate", "infer", "train", "move", "hook"]
+Topic = Literal["equilibrate", "simulate", "infer", "train", "move", "gather", "hook"]
 StoreKind = Literal["file", "redis", "globus", "inline"]
 Embedding = Literal["aae", "pca", "none"]
 Candidates = Literal["novel", "nearest", "uniform", "none"]
@@ -55,21 +55,59 @@ class Ref:
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """A file that a task left in the run directory.
+    """A file that a task left in the run directory, or on a node's scratch.
 
     Attributes
     ----------
     path
-        Relative to the run directory.
+        Relative to the run directory; on scratch a name.
     staged
         Where the task put it, until its result is committed: two attempts at one task never write over each other.
         None where it is at ``path`` already.
+    node
+        Host on whose scratch it is; None in the run directory.
     """
 
     path: str
     sha256: str
     n_bytes: int
     staged: str | None = None
+    node: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """Where trajectories wait on a node, in a folder for each host.
+
+    Attributes
+    ----------
+    folder
+        The campaign's own; on a disk of the node.
+    gather_every
+        So many are brought into the run directory together.
+    """
+
+    folder: str
+    gather_every: int
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A trajectory in an archive."""
+
+    segment_id: int
+    name: str
+    sha256: str
+    n_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """Trajectories of a node in the run directory, as one compressed file."""
+
+    file: FileRecord
+    node: str
+    members: tuple[Member, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +195,8 @@ class SegmentSpec:
         Of the drawn velocities and of the thermostat; 1 <= seed < 2**31.
     run_dir
         Where the trajectory goes; None if the site does not share it.
+    scratch
+        Where it waits to be gathered; None if it goes there at once.
     """
 
     segment_id: int
@@ -174,6 +214,7 @@ class SegmentSpec:
     store: StoreSpec
     run_dir: str | None
     trajectory_format: Literal["dcd", "xtc"] = "dcd"
+    scratch: Scratch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +227,8 @@ class SegmentResult:
         ``positions`` (n_frames, n_atoms, 3) float32; ``box`` (n_frames, 3, 3) float32 if the system is periodic.
     end
         ``positions`` and ``velocities`` (1, n_atoms, 3) float64, to carry on from; ``box`` (1, 3, 3) likewise.
+    archive
+        What was gathered on the node after it, where there was enough.
     """
 
     segment_id: int
@@ -199,6 +242,7 @@ class SegmentResult:
     end: Ref
     trajectory: FileRecord | None
     seconds: dict[str, float]
+    archive: Archive | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -430,6 +474,27 @@ class MoveResult:
 
 
 @dataclass(frozen=True, slots=True)
+class GatherSpec:
+    """All trajectories that are pending where this task runs, to be brought into the run directory."""
+
+    task_id: int
+    attempt: int
+    scratch: Scratch
+    run_dir: str
+
+
+@dataclass(frozen=True, slots=True)
+class GatherResult:
+    """Where that was, and what it made of them; no archive where nothing was pending."""
+
+    task_id: int
+    attempt: int
+    node: str
+    archive: Archive | None
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class SegmentSummary:
     """A segment as the user's hooks see it; before it has run, what is not known yet is None.
 
@@ -440,7 +505,8 @@ class SegmentSummary:
     potential_energy_kj_mol
         Of the end frame.
     trajectory, topology
-        Relative to the run directory; the first is None where its site does not share it.
+        Relative to the run directory; the first is None where its site does not share it, or a node
+        keeps it on its scratch.
     steered, novelty
         Whether the policy chose the start among candidates, and the score for which it did.
     """
@@ -511,12 +577,15 @@ class ProbeSpec:
         Stores that its tasks will use; each is written, read and emptied again.
     run_dir
         Where its tasks will write; None where they will not.
+    scratch
+        Where they will keep trajectories until these are gathered.
     """
 
     role: Role
     platform: str
     stores: tuple[StoreSpec, ...]
     run_dir: str | None
+    scratch: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

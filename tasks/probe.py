@@ -51,6 +51,8 @@ def probe(spec: ProbeSpec) -> ProbeReport:
     problems += [problem for store in spec.stores if (problem := _store_problem(store))]
     if spec.run_dir is not None and (problem := _directory_problem(Path(spec.run_dir))):
         problems.append(problem)
+    if spec.scratch is not None and (problem := _scratch_problem(Path(spec.scratch))):
+        problems.append(problem)
     if not problems and spec.role == "ml":
         _warm_torch()
     return ProbeReport(
@@ -106,6 +108,16 @@ def _directory_problem(run_dir: Path) -> str | None:
             return None
     except OSError as error:
         return f"run directory {run_dir} cannot be written: {error}"
+
+
+def _scratch_problem(scratch: Path) -> str | None:
+    # The campaign's own folder is made with its first segment, and a probe leaves nothing behind.
+    there = next(folder for folder in scratch.parents if folder.exists())
+    try:
+        with tempfile.NamedTemporaryFile(dir=there, prefix=".probe-"):
+            return None
+    except OSError as error:
+        return f"--scratch {scratch.parent} cannot be written: {error}"
 
 
 def _free_disk_bytes(directory: str) -> int:

@@ -21,6 +21,7 @@ from tasks.engine import (
     velocities_of,
     warm_engine,
 )
+from tasks.gather import gather_when_due
 from tasks.messages import SegmentResult, SegmentSpec
 from tasks.trajectory import write_trajectory
 from tasks.transport import fetch, ship
@@ -62,6 +63,8 @@ def begin_segment(spec: SegmentSpec) -> Callable[[], SegmentResult]:
         trajectory = write_trajectory(spec, positions[:, engine.stored_indices], frames.get("box"))
         written = time.perf_counter()
         frames_ref, end_ref = ship(frames, spec.store), ship(end, spec.store)
+        shipped = time.perf_counter()
+        archive = gather_when_due(spec.scratch, spec.run_dir) if spec.scratch and spec.run_dir else None
         return SegmentResult(
             segment_id=spec.segment_id,
             attempt=spec.attempt,
@@ -77,8 +80,10 @@ def begin_segment(spec: SegmentSpec) -> Callable[[], SegmentResult]:
                 "prepare": ready - began,
                 "integrate": integrated - ready,
                 "write": written - turned,
-                "ship": time.perf_counter() - written,
+                "ship": shipped - written,
+                "gather": time.perf_counter() - shipped,
             },
+            archive=archive,
         )
 
     return finish

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from tasks.files import stage
+from tasks.gather import keep_pending
 from tasks.messages import FileRecord, SegmentSpec
 
 
 def write_trajectory(spec: SegmentSpec, frames: np.ndarray, boxes: np.ndarray | None) -> FileRecord | None:
-    """Write frames beside the node, then bring them into the run directory; nothing without one.
+    """Write frames beside the node, then bring them to its scratch or into the run directory; nothing without one.
 
     Parameters
     ----------
@@ -34,6 +35,8 @@ def write_trajectory(spec: SegmentSpec, frames: np.ndarray, boxes: np.ndarray | 
         data = Path(path).read_bytes()
     finally:
         os.unlink(path)
+    if spec.scratch is not None:
+        return keep_pending(spec, spec.scratch, data)
     # Not synced: a segment whose file a power cut tore is told by its checksum, and run again.
     name = f"trajectories/{spec.segment_id:08d}.{suffix}"
     return stage(spec.run_dir, name, data, spec.attempt, durable=False)

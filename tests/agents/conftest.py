@@ -29,17 +29,22 @@ from campaign.ledger import FIRST_OTHER_ID, Ledger
 from campaign.settings import Settings
 from policies import policy
 from tasks.messages import (
+    Archive,
     Coverage,
     EmbedResult,
     EmbedSpec,
     EquilibrateResult,
     EquilibrateSpec,
     FileRecord,
+    GatherResult,
+    GatherSpec,
     HookResult,
     HookSpec,
+    Member,
     MoveResult,
     MoveSpec,
     Ref,
+    Scratch,
     SegmentResult,
     SegmentSpec,
     StoreKind,
@@ -72,6 +77,8 @@ class Campaign:
         Segment from which on `--continue-until` is true.
     pool, weights
         Slots and weight of each site of segments; without them there is one, of ``slots`` slots.
+    nodes
+        On whose scratch trajectories wait; none where they go to the run directory at once.
     """
 
     def __init__(
@@ -85,6 +92,7 @@ class Campaign:
         until: int | None = None,
         pool: tuple[int, ...] = (),
         weights: tuple[float, ...] = (),
+        nodes: int = 0,
         **settings: Any,
     ) -> None:
         if settings.get("bundle"):
@@ -121,6 +129,14 @@ class Campaign:
         if self.settings.has_hooks:
             workers = self.settings.hook_workers
             self.destinations["hook"] = _destination("hook", workers, frozenset({"inline"}), learn_store)
+        self.pending: dict[str, list[Member]] = {f"node{i}": [] for i in range(nodes)}
+        self.archives: dict[str, Archive] = {}
+        self.emptied: frozenset[str] = frozenset()
+        self.n_lost = 0
+        if nodes:
+            scratch = Scratch("/scratch", self.settings.gather_every)
+            self.destinations["simulate"] = replace(self.destinations["simulate"], scratch=scratch)
+            self.destinations["gather"] = replace(self.destinations["simulate"], method="gather@imagined")
         if self.settings.equilibrate_ps:
             self.destinations["equilibrate"] = replace(self.destinations["simulate"], method="equilibrate@site")
         self.pool = [self.destinations["simulate"]]
@@ -160,6 +176,10 @@ class Campaign:
         )
         self.state.pool.workers = lambda executor: GONE if executor in self.gone else executor in self.present
         self.state.hold(system, "system")
+        self.state.archives = lambda: [
+            archive for path, archive in self.archives.items() if not self.ledger.knows_archive(path)
+        ]
+        self.state.emptied = self.emptied
         self.basis = self.put(simulate_store, "basis")
         self.steering = Steering(self.state, self.basis)
         if self.n_kills:
@@ -209,6 +229,20 @@ class Campaign:
         """Let a result come that nobody waits for: of an abandoned attempt, or once more of one that was answered."""
         return self.deliver(send, self.outcome(send, failure))
 
+    def lose_node(self, node: str) -> None:
+        """Let a node die with what is on its scratch."""
+        self.n_lost += 1
+        self.pending[node].clear()
+
+    def gather(self, node: str) -> Archive | None:
+        """Do what a worker on a node does; a report of it may come or not."""
+        members, self.pending[node] = tuple(self.pending[node]), []
+        if not members:
+            return None
+        path = f"archives/{node}-{len(self.archives):06d}.tar.gz"
+        self.archives[path] = Archive(FileRecord(path, "0" * 64, 100), node, members)
+        return self.archives[path]
+
     def leave(self, executor: str) -> Outbox:
         """Let a site of the pool be without workers for too long."""
         self.present.discard(executor)
@@ -248,7 +282,9 @@ class Campaign:
         faults
             Chance of ``fail``, ``abandon``, ``late`` (an abandoned attempt answers after all) and ``repeat`` (an
             answer comes twice, with data of its own) and ``kill`` (another process goes on), at each step; in a pool
-            of ``leave`` (a site loses its workers), ``back`` (it has some again) and ``vanish`` (it never will).
+            of ``leave`` (a site loses its workers), ``back`` (it has some again) and ``vanish`` (it never will); with
+            scratch of ``lose`` (a node dies with what is on it) and ``silent`` (a node is gathered, and no report
+            comes).
         """
         chance = Counter(faults or {})
         for _ in range(max_steps):
@@ -266,6 +302,10 @@ class Campaign:
             self.answer(send, order.choice(KINDS) if failed else None)
             if order.random() < chance["repeat"]:
                 self.answer_late(send, order.choice([None, "error"]))
+            if self.pending and order.random() < chance["lose"]:
+                self.lose_node(order.choice(list(self.pending)))
+            if self.pending and order.random() < chance["silent"]:
+                self.gather(order.choice(list(self.pending)))
             if order.random() < chance["kill"]:
                 self.kill()
                 continue
@@ -349,6 +389,7 @@ class Campaign:
             SegmentSpec: self._segment,
             EmbedSpec: self._embedded,
             TrainSpec: self._trained,
+            GatherSpec: self._gathered,
             MoveSpec: lambda move: MoveResult(move.task_id, move.attempt, self.put(move.store, "moved"), {}),
             HookSpec: self._hooked,
         }
@@ -371,6 +412,17 @@ class Campaign:
 
     def _segment(self, spec: SegmentSpec) -> SegmentResult:
         name = f"{spec.segment_id}.{spec.attempt}"
+        trajectory = FileRecord(f"trajectories/{spec.segment_id:08d}.dcd", "0" * 64, 100)
+        archive = None
+        if spec.scratch is not None:
+            node = f"node{next(self._serial) % len(self.pending)}"
+            # Equal specs give equal dynamics, whatever the attempt.
+            member = Member(
+                spec.segment_id, f"{spec.segment_id:08d}.{spec.attempt}.dcd", f"{spec.segment_id:064d}", 9
+            )
+            self.pending[node].append(member)
+            trajectory = FileRecord(member.name, member.sha256, member.n_bytes, node=node)
+            archive = self.gather(node) if len(self.pending[node]) >= spec.scratch.gather_every else None
         return SegmentResult(
             segment_id=spec.segment_id,
             attempt=spec.attempt,
@@ -381,9 +433,14 @@ class Campaign:
             mean_temperature_K=300.0,
             frames=self.put(spec.store, f"frames {name}"),
             end=self.put(spec.store, f"end {name}"),
-            trajectory=FileRecord(f"trajectories/{spec.segment_id:08d}.dcd", "0" * 64, 100),
+            trajectory=trajectory,
             seconds={"dynamics": 1.0},
+            archive=archive,
         )
+
+    def _gathered(self, spec: GatherSpec) -> GatherResult:
+        node = f"node{next(self._serial) % len(self.pending)}"
+        return GatherResult(spec.task_id, spec.attempt, node, self.gather(node), {"gather": 0.1})
 
     def _embedded(self, spec: EmbedSpec) -> EmbedResult:
         name = f"{spec.reference_number}.{spec.attempt}"
@@ -448,7 +505,8 @@ class Campaign:
             self.evict(ref)
         # What was out when a process died is sent again first, whatever it is.
         if not self.settings.lockstep and not self._beginning:
-            learning = [send.topic != "simulate" for send in outbox.sends]
+            regained = self.steering.simulate.again
+            learning = [send.topic != "simulate" for send in outbox.sends if task_id(send.spec) not in regained]
             assert learning == sorted(learning), "a slot waited for learning to be sent"
         self.records += outbox.records
         self.removals += outbox.removals
@@ -463,7 +521,7 @@ class Campaign:
         key = task_id(send.spec)
         assert (send.topic, key) not in self.outstanding
         before = [other.spec for other in self.sent if other.topic == send.topic and task_id(other.spec) == key]
-        assert send.spec.attempt == len(before) + 1 <= 3 * self.settings.max_attempts + self.n_kills
+        assert send.spec.attempt == len(before) + 1 <= 3 * self.settings.max_attempts + self.n_kills + self.n_lost
         if before:
             # Each process ships the system anew.
             again = {"system": before[0].system} if hasattr(send.spec, "system") else {}
@@ -527,10 +585,11 @@ class Campaign:
             assert simulate.n_bundles <= most + extra
             assert simulate.n_pending <= most * size + extra
         if self.settings.lockstep:
-            assert len(self.out("simulate")) <= simulate.n_pending
+            assert len(self.out("simulate")) <= simulate.n_pending + len(simulate.again)
         else:
             self._check_load()
-            assert len(self.out("simulate")) + simulate.n_held_back == simulate.n_pending
+            fresh = [send for send in self.out("simulate") if task_id(send.spec) not in simulate.again]
+            assert len(fresh) + simulate.n_held_back == simulate.n_pending
         waits = self.settings.lockstep and any(self.out(topic) for topic in ("infer", "train", "move", "hook"))
         if self.out("equilibrate"):
             assert not any(send.topic == "simulate" for send in self.sent), "a segment did not wait for its start"
@@ -560,6 +619,8 @@ class Campaign:
     def _check_load(self) -> None:
         out: dict[str, set[int]] = {}
         for send in self.out("simulate"):
+            if task_id(send.spec) in self.steering.simulate.again:
+                continue
             bundle = self.steering.simulate._bundle_of[send.spec.segment_id]
             out.setdefault(send.info["executor"], set()).add(bundle)
         # What waits for the hooks before it takes room where it was to go.
@@ -582,8 +643,10 @@ class Campaign:
         states = Counter(dict(self.query("SELECT kind || ' ' || state, count(*) FROM task GROUP BY kind, state")))
         for topic, agent in self.steering.agents.items():
             assert states[f"{topic} running"] == len(agent.in_flight)
+        n_computed = states["simulate computed"]
+        assert n_computed == len(simulate.computed)
         if not self.settings.lockstep:
-            assert states["simulate complete"] == counts.segments
+            assert states["simulate complete"] + n_computed + len(simulate.again) == counts.segments
             quarantined = "SELECT count(DISTINCT ifnull(parent_id, '') || ' ' || ifnull(parent_frame, '')) FROM task"
             (lost,) = self.query(f"{quarantined} WHERE state = 'quarantined'")[0]
             assert lost == counts.quarantined == len(self.state.quarantine)
@@ -591,7 +654,9 @@ class Campaign:
         assert states["train complete"] == self.state.model_version
         outcomes = Counter(dict(self.query("SELECT ifnull(outcome, 'out'), count(*) FROM attempt GROUP BY outcome")))
         assert outcomes.pop("out", 0) == len(self.outstanding)
-        assert outcomes.pop("success", 0) == sum(n for key, n in states.items() if key.endswith(" complete"))
+        assert outcomes.pop("success", 0) == n_computed + sum(
+            n for key, n in states.items() if key.endswith(" complete")
+        )
         failures = Counter(counts.failures)
         n_abandoned = outcomes.pop("abandoned", 0)
         assert n_abandoned == 0 or self.n_kills
@@ -600,7 +665,12 @@ class Campaign:
         sent = dict(self.query("SELECT kind, count(*) FROM attempt JOIN task ON id = task_id GROUP BY kind"))
         assert Counter(sent) == +counts.n_sent
         artifacts = Counter(dict(self.query("SELECT kind, count(*) FROM artifact GROUP BY kind")))
-        assert artifacts["trajectory"] == counts.segments
+        if self.pending:
+            assert artifacts["trajectory"] == n_computed + states["simulate complete"]
+            on_nodes = self.query("SELECT count(*) FROM artifact WHERE path LIKE 'scratch:%'")
+            assert on_nodes == [(n_computed,)]
+        else:
+            assert artifacts["trajectory"] == counts.segments
         assert artifacts["model"] == self.state.model_version
         assert artifacts["reference"] == min(2, counts.inferences)
         assert self.query("SELECT count(*) FROM record") == [(len(self.records),)]

@@ -193,6 +193,8 @@ def test_compatible_settings_are_accepted(values):
         ({"equilibrate_ps": 0.01}, ["--equilibrate-ps 0.01", "--timestep-fs 4", "at least --equilibrate-ps 0.016"]),
         ({"equilibrate_ps": 1e6, "timestep_fs": 0.01}, ["--equilibrate-ps 1e+06", "--timestep-fs 0.01"]),
         ({"platform": "CPU", "precision": "double"}, ["--precision double", "--platform CPU"]),
+        ({"gather_every": 5}, ["--gather-every 5", "--scratch DIR"]),
+        ({"stage_env": Path("/e.tar")}, ["--stage-env /e.tar", "--scratch DIR"]),
         ({"platform": "CPU", "segments_per_device": 2}, ["--segments-per-device 2", "--platform CPU"]),
         ({"cap": True}, ["--cap", "--sequence SEQ"]),
         ({"system": "chignolin", "cap": True}, ["--cap", "--sequence SEQ"]),
