@@ -34,12 +34,12 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from agents.launch import Plan, probe_executors, run_campaign
+from agents.launch import Plan, probe_executors, run_campaigns
 from agents.outlook import Machine, look_ahead, refuse_what_cannot_fit
 from agents.probing import ProbeFailed, lines, problems
 from agents.supervisor import Signals
@@ -55,16 +55,18 @@ from campaign.preparing import prepare_aside
 from campaign.processes import reap
 from campaign.rerun import rerun as make_ready
 from campaign.resuming import Standing, refuse_damage, resumed_settings, standing
-from campaign.rundir import LEDGER, RunDirectory
+from campaign.rundir import LEDGER, RunDirectory, make_folder, remove_made
 from campaign.settings import Settings
 from campaign.status import statuses
 from campaign.summary import Summary
+from campaign.sweep import TABLE
 from campaign.timing import time_aside
 from sites import local
 from sites.devices import gpus
 from tasks.errors import BadInput
 from tasks.prepared import PreparedSystem
-from wiring import Parts, plan_of, set_up
+from tasks.systems import SystemSpec
+from wiring import Member, Parts, crew_of, plan_of, set_up, set_up_several
 
 RUNS = Path(__file__).parent / "runs"
 
@@ -96,7 +98,9 @@ class Interrupted(Exception):
 
 
 def start(command: Command, signals: Signals) -> int:
-    """Run a campaign, and its control if one is asked for."""
+    """Run a campaign, and its control if one is asked for; or those of a sweep."""
+    if command.sweep is not None:
+        return _start_sweep(command, signals)
     prepared = _prepare(command, signals)
     parts = Parts.gather(command.campaign, prepared, _BEGAN)
     run_dir, summary = _run_new(parts, command.run_dir, signals)
@@ -104,7 +108,9 @@ def start(command: Command, signals: Signals) -> int:
 
 
 def resume(command: Command, signals: Signals) -> int:
-    """Go on with a campaign where its last commit left it."""
+    """Go on with a campaign where its last commit left it, or with those of a sweep that are not over."""
+    if (command.named / TABLE).exists():
+        return _resume_sweep(command, signals)
     run_dir = RunDirectory.open(command.named)
     with only_process(run_dir.path):
         before = standing(run_dir)
@@ -122,6 +128,61 @@ def _control_is_over(run_dir: RunDirectory, settings: Settings) -> bool:
         return True
     control = run_dir.path / CONTROL
     return (control / LEDGER).exists() and standing(RunDirectory.open(control)).status == "complete"
+
+
+def _start_sweep(command: Command, signals: Signals) -> int:
+    """Run campaigns over one set of workers, each in a directory of its own in that of the sweep."""
+    assert command.sweep is not None
+    prepared: dict[SystemSpec, PreparedSystem] = {}
+    for settings in command.several.values():
+        if (spec := system_spec(settings)) not in prepared:
+            prepared[spec] = _prepare(Command("start", settings), signals)
+    folder, made = make_folder(command.run_dir, RUNS, "sweep")
+    try:
+        (folder / "logs").mkdir()
+        with ExitStack() as stack:
+            members = []
+            for name, settings in command.several.items():
+                parts = Parts.gather(settings, prepared[system_spec(settings)], _BEGAN)
+                run_dir = RunDirectory.create(folder / name, RUNS, name, settings.min_free_mb * 1_000_000)
+                stack.enter_context(only_process(run_dir.path))
+                members.append(Member(parts, run_dir, name=name))
+            plans = set_up_several(members, folder, stack)
+            for plan in plans:
+                refuse_what_cannot_fit(plan)
+            shutil.copyfile(command.sweep, folder / TABLE)
+            summaries = _run(plans, signals)
+    except BadInput:
+        remove_made(made)
+        raise
+    return _conclude_sweep(folder, plans, summaries, signals)
+
+
+def _resume_sweep(command: Command, signals: Signals) -> int:
+    """Go on with the campaigns of a sweep that are not over."""
+    folder, members = command.named.resolve(), []
+    with ExitStack() as stack:
+        for ledger in sorted(folder.glob(f"*/{LEDGER}")):
+            run_dir = RunDirectory.open(ledger.parent)
+            stack.enter_context(only_process(run_dir.path))
+            before = standing(run_dir)
+            settings = resumed_settings(run_dir.path, before.settings, command.flags)
+            if not before.is_over(settings, command.flags):
+                members.append(replace(_left_by(run_dir, before, settings, _BEGAN), name=run_dir.path.name))
+        if not members:
+            tell(f"{folder} is complete: nothing is left to do")
+            tell(f"run directory: {folder}")
+            return COMPLETE
+        plans = set_up_several(members, folder, stack)
+        summaries = _run(plans, signals)
+    return _conclude_sweep(folder, plans, summaries, signals)
+
+
+def _conclude_sweep(folder: Path, plans: Sequence[Plan], summaries: Sequence[Summary], signals: Signals) -> int:
+    """Say how its campaigns ended, and return the exit code of the worst."""
+    tell("\n".join(f"{plan.name}: {summary.line()}" for plan, summary in zip(plans, summaries, strict=True)))
+    tell(f"run directory: {folder}")
+    return max(_exit_code(summary, signals) for summary in summaries)
 
 
 def rerun(command: Command, signals: Signals) -> int:
@@ -211,7 +272,7 @@ def _cautions(plan: Plan) -> Iterator[str]:
 
 
 def _machine(plan: Plan) -> Machine:
-    here = {executor.label for executor in plan.executors if local.is_here(executor)}
+    here = {executor.label for executor in plan.crew.executors if local.is_here(executor)}
     elsewhere = tuple(place.site for place in plan.places if place.executor not in here)
     simulates, learns = len(elsewhere) < len(plan.places), plan.destinations["infer"].executor in here
     return Machine(len(os.sched_getaffinity(0)), len(gpus()), simulates, learns, elsewhere)
@@ -225,7 +286,8 @@ def probe(command: Command, signals: Signals) -> int:
         parts = Parts.gather(settings, prepared, _BEGAN)
         run_dir = RunDirectory.create(Path(folder) / "probe", RUNS, prepared.name, 0)
         stack.enter_context(run_dir.logging())
-        plan = plan_of(parts, run_dir, stack)
+        member = Member(parts, run_dir)
+        plan = plan_of(member, crew_of([member], run_dir.path, stack), stack)
         try:
             reports = probe_executors(plan, signals)
         except ProbeFailed as error:
@@ -245,7 +307,7 @@ def _run_new(parts: Parts, named: Path | None, signals: Signals) -> tuple[RunDir
         with only_process(run_dir.path), ExitStack() as stack:
             plan = set_up(parts, run_dir, stack)
             refuse_what_cannot_fit(plan)
-            summary = _run(plan, signals)
+            (summary,) = _run([plan], signals)
     except BadInput:
         run_dir.remove()
         raise
@@ -256,6 +318,14 @@ def _run_again(
     run_dir: RunDirectory, before: Standing, settings: Settings, signals: Signals, began: float
 ) -> tuple[Parts, Summary]:
     """Go on with a campaign; its directory stays whatever happens."""
+    member = _left_by(run_dir, before, settings, began)
+    with ExitStack() as stack:
+        (summary,) = _run(set_up_several([member], run_dir.path, stack), signals)
+        return member.parts, summary
+
+
+def _left_by(run_dir: RunDirectory, before: Standing, settings: Settings, began: float) -> Member:
+    """Return a campaign that an earlier process left, with whatever that left running ended."""
     refuse_damage(run_dir)
     prepared = run_dir.read_system()
     if settings.platform not in ("auto", prepared.platform):
@@ -263,15 +333,20 @@ def _run_again(
     parts = Parts.gather(settings, prepared, began)
     if before.last_run_id is not None:
         reap(before.last_run_id)  # what a process that was killed left behind
-    with ExitStack() as stack:
-        return parts, _run(set_up(parts, run_dir, stack, before), signals)
+    return Member(parts, run_dir, before)
 
 
-def _run(plan: Plan, signals: Signals) -> Summary:
-    for line in (*_cautions(plan), announcement(plan.settings, plan.prepared, plan.run_dir.log)):
-        tell(line)
-    summary = run_campaign(plan, signals)
+def _run(plans: Sequence[Plan], signals: Signals) -> list[Summary]:
+    """Run campaigns to their ends, with a summary in the directory of each."""
+    for plan in plans:
+        for line in (*_cautions(plan), announcement(plan.settings, plan.prepared, plan.run_dir.log)):
+            tell(f"{plan.name}: {line}" if plan.name else line)
+    summaries = run_campaigns(plans, signals)
     reach("before-summary")
+    return [_write(plan, summary) for plan, summary in zip(plans, summaries, strict=True)]
+
+
+def _write(plan: Plan, summary: Summary) -> Summary:
     try:
         plan.run_dir.write_json("summary.json", summary.as_dict())
     except OSError as error:

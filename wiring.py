@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-
-from parsl.executors.base import ParslExecutor
+from pathlib import Path
 
 import config
+from agents.crew import Crew, Hands, RedisServer
 from agents.launch import Plan
 from agents.state import Destination
 from campaign.archives import scratch_of
@@ -21,6 +22,7 @@ from campaign.resuming import Standing
 from campaign.rundir import RunDirectory, make_private_dir, refuse_unquotable
 from campaign.settings import Settings
 from campaign.stores import Stores
+from campaign.sweep import refuse_differing
 from sites import globus_store, local, redis_server, staging
 from sites.pool import shares
 from sites.site import REACHES_ALL, Resources, Site
@@ -32,8 +34,8 @@ from tasks.transport import PASSWORD_VARIABLE
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
-    """A site of the pool that segments run at."""
+class PoolSite:
+    """A site of the pool that segments run at, and its part of them."""
 
     site: Site
     weight: float
@@ -55,7 +57,7 @@ class Parts:
 
     settings: Settings
     prepared: PreparedSystem
-    pool: tuple[Member, ...]
+    pool: tuple[PoolSite, ...]
     learning: Site
     kinds: dict[Topic, StoreKind]
     began: float
@@ -70,44 +72,129 @@ class Parts:
             For a site that is not known or named twice, for a weight that is none, and for a store that a site does
             not reach.
         """
-        pool = tuple(Member(config.site(share.site), share.weight) for share in shares(settings.simulate_site))
+        pool = tuple(PoolSite(config.site(each.site), each.weight) for each in shares(settings.simulate_site))
         learning = config.site(settings.ml_site)
         return cls(settings, prepared, pool, learning, _store_kinds(settings, pool, learning), began)
 
 
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A campaign of this process.
+
+    Attributes
+    ----------
+    before
+        Where an earlier process left it; None for a new one.
+    name
+        What its messages to the user begin with; empty for a lone one.
+    """
+
+    parts: Parts
+    run_dir: RunDirectory
+    before: Standing | None = None
+    name: str = ""
+
+    @property
+    def older(self) -> frozenset[StoreKind]:
+        """Kinds of the stores of earlier processes."""
+        return frozenset() if self.before is None else self.before.store_kinds
+
+
 def set_up(parts: Parts, run_dir: RunDirectory, stack: ExitStack, before: Standing | None = None) -> Plan:
-    """Return the plan, with the inputs written and the log open."""
-    try:
-        stack.enter_context(run_dir.logging())
-        run_dir.write_inputs(parts.settings.as_config(), parts.prepared)
-        return plan_of(parts, run_dir, stack, before)
-    except OSError as error:
-        raise BadInput(f"run directory {run_dir.path} cannot be used: {error.strerror or error}") from error
+    """Return the plan of a lone campaign, with the inputs written and the log open."""
+    (plan,) = set_up_several([Member(parts, run_dir, before)], run_dir.path, stack)
+    return plan
 
 
-def plan_of(parts: Parts, run_dir: RunDirectory, stack: ExitStack, before: Standing | None = None) -> Plan:
-    """Return what the campaign needs; servers that are started here end with the stack.
+def set_up_several(members: Sequence[Member], home: Path, stack: ExitStack) -> list[Plan]:
+    """Return the plans of campaigns that share their workers, with inputs written and logs open.
 
     Parameters
     ----------
-    before
-        Where an earlier process left the campaign; None for a new one.
+    home
+        Where servers and Parsl log: the directory of a lone campaign, or the folder of several.
     """
-    settings, prepared = parts.settings, parts.prepared
-    began = before is not None and before.began
-    weights = None if began else read_weights(settings, len(prepared.feature_indices))
+    for member in members:
+        try:
+            stack.enter_context(member.run_dir.logging())
+            member.run_dir.write_inputs(member.parts.settings.as_config(), member.parts.prepared)
+        except OSError as error:
+            path = member.run_dir.path
+            raise BadInput(f"run directory {path} cannot be used: {error.strerror or error}") from error
+    try:
+        crew = crew_of(members, home, stack)
+        return [plan_of(member, crew, stack) for member in members]
+    except OSError as error:
+        raise BadInput(f"run directory {home} cannot be used: {error.strerror or error}") from error
+
+
+def crew_of(members: Sequence[Member], home: Path, stack: ExitStack) -> Crew:
+    """Return who works for the campaigns; servers that are started here end with the stack.
+
+    Raises
+    ------
+    BadInput
+        When settings of several differ in what is said of the workers.
+    """
+    parts = members[0].parts
+    refuse_differing({member.name: member.parts.settings for member in members})
     run_id = os.environ["WAYFINDER_RUN"]
     private_dir = make_private_dir(run_id)
     stack.callback(shutil.rmtree, private_dir, ignore_errors=True)
-    for path in (run_dir.path, private_dir):
+    for path in (home, private_dir):
         refuse_unquotable(path)
     guardian = Guardian(run_id, private_dir)
     stack.callback(guardian.dismiss)
-    campaign_id = run_id if before is None else before.campaign_id
-    older: frozenset[StoreKind] = frozenset() if before is None else before.store_kinds
-    cleaning = stack.enter_context(ExitStack())  # after the servers have ended
-    redis = _redis(parts, run_dir, older, stack)
-    stores = _stores(parts, run_dir, campaign_id, redis, older)
+    closing = stack.enter_context(ExitStack())
+    redis = _redis(members, home, stack)
+    resources = _resources(members, private_dir)
+    pool = _pool(parts.pool, resources)
+    learning = _learning(parts.learning, resources)
+    n_moves = any(_crossing(member.parts) for member in members)
+    n_hooks = max(_n_hooks(member.parts.settings) for member in members)
+    # Of hooks no more are sent at once than have workers of their own, so they are in no move's way.
+    host = None
+    if n_moves or n_hooks:
+        host = Hands("host", local.submit_host(resources, n_moves + n_hooks), n_moves + n_hooks)
+    before = members[0].before if len(members) == 1 else None
+    return Crew(
+        run_id=run_id,
+        home=home,
+        queue=parts.settings.queue,
+        private_dir=private_dir,
+        guardian=guardian,
+        pool=pool,
+        learning=learning,
+        host=host,
+        redis=redis,
+        closing=closing,
+        earlier=None if before is None else before.last_run_id,
+    )
+
+
+def _resources(members: Sequence[Member], private_dir: Path) -> Resources:
+    settings = members[0].parts.settings
+    return Resources(
+        settings.simulate_workers,
+        settings.ml_workers,
+        private_dir,
+        settings.heartbeat_s,
+        settings.heartbeat_threshold_s,
+        settings.segments_per_device,
+        any(member.parts.prepared.platform in GPU_PLATFORMS for member in members),
+        unpacking=_unpacking(settings),
+    )
+
+
+def plan_of(member: Member, crew: Crew, stack: ExitStack) -> Plan:
+    """Return what a campaign needs; its stores are emptied with the stack."""
+    parts, run_dir, before = member.parts, member.run_dir, member.before
+    settings, prepared = parts.settings, parts.prepared
+    began = before is not None and before.began
+    weights = None if began else read_weights(settings, len(prepared.feature_indices))
+    refuse_unquotable(run_dir.path)
+    campaign_id = before.campaign_id if before is not None else uuid.uuid4().hex
+    stores = _stores(member, campaign_id, crew.redis)
     # A later process finds there what could not be parked; nothing is sure of that until the campaign ends.
     stores.left_in_place = before is not None
     stack.callback(stores.remove)
@@ -116,43 +203,24 @@ def plan_of(parts: Parts, run_dir: RunDirectory, stack: ExitStack, before: Stand
         if not stores.left_in_place:
             shutil.rmtree(run_dir.redis, ignore_errors=True)
 
-    cleaning.callback(forget_redis)
-    resources = Resources(
-        settings.simulate_workers,
-        settings.ml_workers,
-        private_dir,
-        settings.heartbeat_s,
-        settings.heartbeat_threshold_s,
-        settings.segments_per_device,
-        prepared.platform in GPU_PLATFORMS,
-        unpacking=_unpacking(settings),
-    )
-    pool, executors = _pool(parts.pool, stores, resources, run_dir)
+    crew.closing.callback(forget_redis)
+    pool = _places(parts, crew, stores, run_dir)
     if settings.scratch is not None:
         pool = tuple(_keeps_on_nodes(place, settings, campaign_id) for place in pool)
-    destinations = _destinations(parts, pool[0], stores, resources, run_dir, executors)
-    if settings.scratch is not None:
-        destinations["gather"] = pool[0].of("gather")
-    if settings.equilibrate_ps:
-        destinations["equilibrate"] = pool[0].of("equilibrate")
     return Plan(
+        crew=crew,
         settings=settings,
         run_dir=run_dir,
-        run_id=run_id,
         campaign_id=campaign_id,
         resumed=before is not None,
-        private_dir=private_dir,
-        guardian=guardian,
         prepared=prepared,
         dynamics=settings.dynamics(prepared.platform),
         weights=weights,
-        destinations=destinations,
-        executors=executors,
+        destinations=_destinations(parts, pool[0], crew, stores, run_dir),
         stores=stores,
-        redis=None if redis is None else (redis.host, redis.port, redis),
         began=parts.began,
-        earlier=None if before is None else before.last_run_id,
         pool=pool,
+        name=member.name,
     )
 
 
@@ -173,24 +241,17 @@ def _keeps_on_nodes(place: Destination, settings: Settings, campaign_id: str) ->
     return replace(place, scratch=scratch_of(settings, campaign_id))
 
 
-def _stores(
-    parts: Parts,
-    run_dir: RunDirectory,
-    campaign_id: str,
-    redis: redis_server.RedisServer | None,
-    older: frozenset[StoreKind],
-) -> Stores:
-    settings = parts.settings
+def _stores(member: Member, campaign_id: str, redis: RedisServer | None) -> Stores:
+    settings, run_dir = member.parts.settings, member.run_dir
     file_dir = run_dir.proxystore
     if settings.ps_file_dir is not None:
         file_dir = settings.ps_file_dir / f"wayfinder-{campaign_id[:12]}"
     address = None if redis is None else (redis.host, redis.port)
-    globus = settings.ps_globus_config
-    threshold = settings.ps_threshold
-    return Stores(parts.kinds, campaign_id, run_dir.parked, threshold, file_dir, address, globus, older)
+    globus, threshold = settings.ps_globus_config, settings.ps_threshold
+    return Stores(member.parts.kinds, campaign_id, run_dir.parked, threshold, file_dir, address, globus, member.older)
 
 
-def _store_kinds(settings: Settings, pool: Sequence[Member], learning: Site) -> dict[Topic, StoreKind]:
+def _store_kinds(settings: Settings, pool: Sequence[PoolSite], learning: Site) -> dict[Topic, StoreKind]:
     """Return the kind of each topic's store.
 
     Raises
@@ -198,104 +259,118 @@ def _store_kinds(settings: Settings, pool: Sequence[Member], learning: Site) -> 
     BadInput
         When a topic's own workers cannot reach it, or a site of a pool that of the candidates.
     """
-    shared = all(site.shares_run_dir for site in (learning, *(member.site for member in pool)))
+    shared = all(site.shares_run_dir for site in (learning, *(each.site for each in pool)))
     kinds: dict[Topic, StoreKind] = {}
     for topic, backend in settings.ps_backends.items():
         chosen = backend or ("file" if shared else "redis")
         kind: StoreKind = "inline" if settings.no_proxystore or chosen == "none" else chosen
-        for site in [member.site for member in pool] if topic == "simulate" else [learning]:
+        for site in [each.site for each in pool] if topic == "simulate" else [learning]:
             if kind not in site.reaches:
                 raise BadInput(
                     f"--{topic}-ps-backend {kind}: workers of site {site.name} reach only "
                     f"{', '.join(sorted(site.reaches))}; choose one of these"
                 )
         kinds[topic] = kind
-    for member in pool if len(pool) > 1 else ():
+    for each in pool if len(pool) > 1 else ():
         # A `move` task brings candidates to one site, not to several.
-        if kinds["infer"] not in member.site.reaches:
+        if kinds["infer"] not in each.site.reaches:
             raise BadInput(
-                f"--simulate-site {settings.simulate_site}: workers of site {member.site.name} do not reach the "
+                f"--simulate-site {settings.simulate_site}: workers of site {each.site.name} do not reach the "
                 f"store of the candidates, {kinds['infer']}, and these are moved only where segments run at one "
-                f"site: choose an --infer-ps-backend that all of them reach, or leave {member.site.name} out"
+                f"site: choose an --infer-ps-backend that all of them reach, or leave {each.site.name} out"
             )
     if settings.ps_globus_config is not None:
         globus_store.check(settings.ps_globus_config)
     return kinds
 
 
-def _pool(
-    members: Sequence[Member], stores: Stores, resources: Resources, run_dir: RunDirectory
-) -> tuple[tuple[Destination, ...], list[ParslExecutor]]:
-    """Return where segments go, and an executor for each site."""
-    # What a segment needs may lie in any store, whichever site it runs at, and so may what it needs when tried again.
-    reaches = frozenset.intersection(*(member.site.reaches for member in members))
-    places: list[Destination] = []
-    executors: list[ParslExecutor] = []
-    for member in members:
-        site = member.site
+def _pool(shares: Sequence[PoolSite], resources: Resources) -> tuple[Hands, ...]:
+    """Return an executor for each site of segments."""
+    pool: list[Hands] = []
+    for each in shares:
+        site = each.site
         if site.simulate is None:
             raise _lacks_executor(site)
-        suffix = f"-{site.name}" if len(members) > 1 else ""
+        suffix = f"-{site.name}" if len(shares) > 1 else ""
         its = replace(resources, label_suffix=suffix)
         executor = site.simulate(its)
-        if executor.label in [other.label for other in executors]:
+        if executor.label in [other.executor.label for other in pool]:
             raise BadInput(
                 f"--simulate-site: the executor of site {site.name} is called {executor.label}, as that of another "
                 "site of the pool: make it with `sites.htex.htex`, or give it another label in config.py"
             )
-        executors.append(executor)
-        seen = str(run_dir.path) if site.shares_run_dir else None
-        places.append(
-            Destination(
-                site.name,
-                executor.label,
-                f"simulate@{site.name}",
-                site.simulate_slots(its),
-                reaches,
-                stores.of["simulate"],
-                seen,
-                member.weight,
-            )
+        pool.append(Hands(site.name, executor, site.simulate_slots(its)))
+    return tuple(pool)
+
+
+def _learning(site: Site, resources: Resources) -> Hands:
+    if site.learn is None:
+        raise _lacks_executor(site)
+    return Hands(site.name, site.learn(resources), site.learn_slots(resources))
+
+
+def _crossing(parts: Parts) -> bool:
+    """Return whether frames or candidates must be moved, as one end does not reach the other's store."""
+    reaches = _reached_by_all(parts)
+    return parts.kinds["simulate"] not in parts.learning.reaches or parts.kinds["infer"] not in reaches
+
+
+def _reached_by_all(parts: Parts) -> frozenset[str]:
+    """Return the stores that every site of segments reaches."""
+    return frozenset.intersection(*(each.site.reaches for each in parts.pool))
+
+
+def _n_hooks(settings: Settings) -> int:
+    return settings.hook_workers if settings.has_hooks else 0
+
+
+def _places(parts: Parts, crew: Crew, stores: Stores, run_dir: RunDirectory) -> tuple[Destination, ...]:
+    """Return where segments go."""
+    # What a segment needs may lie in any store, whichever site it runs at, and so may what it needs when tried again.
+    reaches, store = _reached_by_all(parts), stores.of["simulate"]
+    return tuple(
+        Destination(
+            hands.site,
+            hands.executor.label,
+            f"simulate@{hands.site}",
+            hands.slots,
+            reaches,
+            store,
+            str(run_dir.path) if each.site.shares_run_dir else None,
+            each.weight,
         )
-    return tuple(places), executors
+        for each, hands in zip(parts.pool, crew.pool, strict=True)
+    )
 
 
 def _destinations(
-    parts: Parts,
-    simulate: Destination,
-    stores: Stores,
-    resources: Resources,
-    run_dir: RunDirectory,
-    executors: list[ParslExecutor],
+    parts: Parts, simulate: Destination, crew: Crew, stores: Stores, run_dir: RunDirectory
 ) -> dict[Topic, Destination]:
-    """Return where each topic goes, and add executors; the submit host gets one for moves and hooks."""
-    learn = parts.learning
-    if learn.learn is None:
-        raise _lacks_executor(learn)
-    executor = learn.learn(resources)
-    executors.append(executor)
-    slots, seen = learn.learn_slots(resources), str(run_dir.path) if learn.shares_run_dir else None
+    """Return where each topic goes."""
+    settings, learn, hands = parts.settings, parts.learning, crew.learning
+    seen = str(run_dir.path) if learn.shares_run_dir else None
 
     def learning(topic: Topic) -> Destination:
         method = f"{topic}@{learn.name}"
-        return Destination(learn.name, executor.label, method, slots, learn.reaches, stores.of[topic], seen)
+        return Destination(
+            learn.name, hands.executor.label, method, hands.slots, learn.reaches, stores.of[topic], seen
+        )
 
     destinations: dict[Topic, Destination] = {
         "simulate": simulate,
         "infer": learning("infer"),
         "train": learning("train"),
     }
-    crossing = stores.of["simulate"].kind not in learn.reaches or stores.of["infer"].kind not in simulate.reaches
-    n_hooks = parts.settings.hook_workers if parts.settings.has_hooks else 0
     store = stores.of["infer"]  # a move names its own store; this one is for the probe
-    if crossing or n_hooks:
-        # Of hooks no more are sent at once than have workers of their own, so they are in no move's way.
-        executors.append(local.submit_host(resources, crossing + n_hooks))
-    if crossing:
+    if _crossing(parts):
         destinations["move"] = Destination("host", "host", "move@host", 1, REACHES_ALL, store, None)
-    if n_hooks:
+    if n_hooks := _n_hooks(settings):
         seen = str(run_dir.path)
         destinations["hook"] = Destination("host", "host", "hook@host", n_hooks, REACHES_ALL, store, seen)
+    if settings.scratch is not None:
+        destinations["gather"] = simulate.of("gather")
+    if settings.equilibrate_ps:
+        destinations["equilibrate"] = simulate.of("equilibrate")
     return destinations
 
 
@@ -305,20 +380,23 @@ def _lacks_executor(site: Site) -> BadInput:
     )
 
 
-def _redis(
-    parts: Parts, run_dir: RunDirectory, older: frozenset[StoreKind], stack: ExitStack
-) -> redis_server.RedisServer | None:
-    """Return the Redis server the campaign uses: the named one, or a private one; None where nothing needs it."""
-    settings = parts.settings
-    stored = "redis" in {*parts.kinds.values(), *older}
+def _redis(members: Sequence[Member], home: Path, stack: ExitStack) -> redis_server.RedisServer | None:
+    """Return the Redis server of the crew: the named one, or a private one; None where nothing needs it."""
+    settings = members[0].parts.settings
+    stored = any("redis" in {*member.parts.kinds.values(), *member.older} for member in members)
     if settings.queue != "redis" and not stored:
         return None
     if settings.redishost is not None:
         return redis_server.connect(settings.redishost, settings.redisport or 6379)
+    if stored and len(members) > 1:
+        raise BadInput(
+            "a private Redis server keeps the data of one campaign, and these are several: name one with "
+            "--redishost, or choose the backend file"
+        )
     # By the environment, which workers inherit and which is never written down.
     os.environ[PASSWORD_VARIABLE] = secrets.token_hex(32)
     started = redis_server.start(
-        settings.redisport, run_dir.path / "logs" / "redis.log", run_dir.redis if stored else None
+        settings.redisport, home / "logs" / "redis.log", members[0].run_dir.redis if stored else None
     )
     stack.callback(started.stop)
     return started

@@ -1,81 +1,46 @@
-"""One campaign from start to end: everything it owns is begun here, and ended here in the opposite order."""
+"""Campaigns from start to end: everything they own is begun here, and ended here in the opposite order."""
 
 from __future__ import annotations
 
 import logging
-import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
-from parsl.config import Config
-from parsl.executors.base import ParslExecutor
 from redis import RedisError
 
-from agents import probing, server
+from agents import probing
+from agents.actor import Actor
+from agents.crew import Crew, Service, served
 from agents.lasting import begin_process, bring_in, finder, gather_here, mend, mend_learnt, park, recoverer
 from agents.memory import Recollection
-from agents.queues import Queues, pipe_queues, redis_queues
+from agents.pool import Pool
+from agents.server import why_it_ended
 from agents.state import POOLED, CampaignState, Destination, Molecule
 from agents.steering import Steering
 from agents.summing import snapshot, summarise
-from agents.supervisor import Room, Server, Signals, Supervisor
+from agents.supervisor import Charge, Room, Signals, Supervisor
 from agents.thinker import CampaignThinker
 from campaign.archives import unknown_archives
-from campaign.display import Display, tell
-from campaign.guardian import Guardian
+from campaign.display import Display, Overview, tell
 from campaign.ledger import Ledger
 from campaign.limits import end_of_time
-from campaign.processes import reap
 from campaign.rundir import RunDirectory
 from campaign.settings import Settings
 from campaign.stores import Stores
 from campaign.summary import Summary
 from campaign.trace import Traces
 from policies import policy
-from tasks.bundle import run_bundle
-from tasks.equilibrate import equilibrate
 from tasks.errors import BadInput, TaskFailed
-from tasks.gather import gather
-from tasks.hook import run_hook
-from tasks.infer import embed
 from tasks.messages import Dynamics, ProbeReport, Ref, StoreSpec, Topic
 from tasks.prepared import PreparedSystem
-from tasks.probe import probe
-from tasks.simulate import begin_segment
-from tasks.train import train
-from tasks.transport import move, ship
+from tasks.transport import ship
 
 logger = logging.getLogger("wayfinder")
-
-METHODS: dict[Topic, Callable[..., Any]] = {
-    "equilibrate": equilibrate,
-    "simulate": begin_segment,
-    "infer": embed,
-    "train": train,
-    "move": move,
-    "hook": run_hook,
-    "gather": gather,
-}
-
-
-class RedisServer(Server, Protocol):
-    """A server that knows its bounds."""
-
-    @property
-    def pid(self) -> int | None:
-        """Its process, where it is the campaign's own."""
-        ...
-
-    def free_bytes(self) -> int | None:
-        """Return the memory it may still take; None where there is no bound."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +49,14 @@ class Plan:
 
     Attributes
     ----------
+    crew
+        Who works for it, and perhaps for others.
+    name
+        What its messages to the user begin with; empty for a lone campaign.
     campaign_id
-        The same in every process of a campaign; ``run_id`` is this one's.
+        The same in every process of a campaign.
     resumed
         Whether an earlier process began the campaign.
-    earlier
-        ``run_id`` of the process before this one, if it was on this machine.
-    guardian
-        Ends what the main process leaves, should it be killed; started before anything else.
-    executors
-        Not started yet; they come to life in the task server's process.
-    redis
-        Host and port, and who tells when it is gone; None where nothing uses Redis.
     weights
         Pretrained model, packed; None to start from principal components.
     began
@@ -104,23 +65,19 @@ class Plan:
         The sites of segments; empty for the one of their destination.
     """
 
+    crew: Crew
     settings: Settings
     run_dir: RunDirectory
-    run_id: str
     campaign_id: str
     resumed: bool
-    private_dir: Path
-    guardian: Guardian
     prepared: PreparedSystem
     dynamics: Dynamics
     weights: bytes | None
     destinations: dict[Topic, Destination]
-    executors: list[ParslExecutor]
     stores: Stores
-    redis: tuple[str, int, RedisServer] | None
     began: float
-    earlier: str | None = None
     pool: tuple[Destination, ...] = ()
+    name: str = ""
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -133,42 +90,52 @@ class Plan:
         """The sites of segments."""
         return self.pool or (self.destinations["simulate"],)
 
+    @property
+    def work(self) -> Iterator[tuple[Topic, Destination]]:
+        """What is done where."""
+        for topic, destination in self.destinations.items():
+            for place in self.places if topic in POOLED else (destination,):
+                yield topic, place.of(topic)
 
-def run_campaign(plan: Plan, signals: Signals) -> Summary:
-    """Run a campaign to its end, whatever that is, and return its summary.
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A campaign of this process."""
+
+    plan: Plan
+    ledger: Ledger
+    actor: Actor
+
+    @property
+    def state(self) -> CampaignState:
+        return self.actor.state
+
+
+def run_campaigns(plans: Sequence[Plan], signals: Signals) -> list[Summary]:
+    """Run campaigns of one crew to their ends, whatever these are, and return their summaries.
 
     Raises
     ------
     BadInput
         When an executor says that work would fail there; nothing was sent.
     """
-    with _served(plan) as service, ExitStack() as stack:
-        ledger = _open_ledger(plan.run_dir.ledger)
-        stack.callback(ledger.close)
+    with served(plans[0].crew, (work for plan in plans for work in plan.work)) as service, ExitStack() as stack:
+        campaigns = [_begin(number, plan, service, stack) for number, plan in enumerate(plans)]
         try:
-            steering = _steering(plan, ledger)
-        except TaskFailed as error:
-            raise BadInput(str(error)) from error
-        state = steering.state
-        traces = stack.enter_context(Traces(plan.run_dir.path))
-        thinker = CampaignThinker(service.queues, steering, traces, plan.run_dir.path)
-        try:
-            spare = {place.executor for place in plan.places}
-            reports = _ask(service, signals, spare)
-            _refuse_problems(plan, reports)
-            _leave_out_silent(state, spare - set(reports))
-            _watch(service, thinker, signals)
+            _make_sure_of_workers(service, campaigns, signals)
+            _watch(service, campaigns, signals)
         except probing.ProbeFailed as error:
-            state.fail(str(error))
+            for each in campaigns:
+                each.state.fail(str(error))
         finally:
-            seconds = time.monotonic() - plan.began
+            seconds = time.monotonic() - plans[0].began
             service.end()
-            _bring_in(plan, ledger, state)
-            _leave(plan, ledger, state, service.queues)
-        logger.info("ended after %.0f s: %s", seconds, state.failure or state.ending or "the target was reached")
-        summary = summarise(plan.settings, state, service.queues, signals.first, plan.began, seconds)
-        _note_status(ledger, summary)
-        return summary
+            _flush(service)
+            for each in campaigns:
+                with each.plan.run_dir.in_focus():
+                    _bring_in(each)
+                    _leave(each)
+        return [_conclude(each, service, signals, seconds) for each in campaigns]
 
 
 def probe_executors(plan: Plan, signals: Signals) -> dict[str, ProbeReport]:
@@ -179,67 +146,30 @@ def probe_executors(plan: Plan, signals: Signals) -> dict[str, ProbeReport]:
     ProbeFailed
         When one does not answer.
     """
-    with _served(plan) as service:
-        return _ask(service, signals)
+    with served(plan.crew, plan.work) as service:
+        return _ask(service, [plan], signals)
 
 
-@dataclass(frozen=True, slots=True)
-class Service:
-    """What runs as long as the campaign: queues, and the task server behind them."""
-
-    queues: Queues
-    task_server: server.SafeTaskServer
-    attendance: server.Attendance
-    plan: Plan
-
-    def end(self) -> None:
-        """End every process of the run but guardian and Redis server; a second call finds nothing to do."""
-        if self.task_server.is_alive():
-            server.stop(self.task_server, self.queues)
-        redis = None if self.plan.redis is None else self.plan.redis[2].pid
-        reap(self.plan.run_id, spare=[self.plan.guardian.pid, *([] if redis is None else [redis])])
-        shutil.rmtree(self.plan.private_dir, ignore_errors=True)
+def _begin(number: int, plan: Plan, service: Service, stack: ExitStack) -> _Running:
+    with plan.run_dir.in_focus():
+        ledger = _open_ledger(plan.run_dir.ledger)
+        stack.callback(ledger.close)
+        try:
+            steering = _steering(plan, ledger)
+        except TaskFailed as error:
+            raise BadInput(str(error)) from error
+    traces = stack.enter_context(Traces(plan.run_dir.path))
+    return _Running(plan, ledger, Actor(number, plan.name, service.queues, steering, traces, plan.run_dir))
 
 
-@contextmanager
-def _served(plan: Plan) -> Iterator[Service]:
-    """Keep a task server running; no process of the run outlives this, nor the main process' death."""
-    queues = _queues(plan)
-    attendance = server.Attendance([place.executor for place in plan.places])
-    task_server = _server(plan, queues, plan.guardian.life_line, attendance)
-    service = Service(queues, task_server, attendance, plan)
-    # Forked before this process has threads, a database or a device open.
-    service.task_server.start()
-    try:
-        yield service
-    finally:
-        service.end()
-
-
-def _queues(plan: Plan) -> Queues:
-    if plan.settings.queue == "pipe":
-        return pipe_queues()
-    assert plan.redis is not None  # the settings ask for Redis, so the plan has one
-    return redis_queues(plan.redis[0], plan.redis[1], plan.run_id, plan.earlier)
-
-
-def _server(plan: Plan, queues: Queues, life_line: int, attendance: server.Attendance) -> server.SafeTaskServer:
-    methods: list[tuple[str, Callable[..., Any], str]] = [
-        (place.of(topic).method, partial(run_bundle, METHODS[topic]), place.executor)
-        for topic, destination in plan.destinations.items()
-        for place in (plan.places if topic in POOLED else (destination,))
-    ]
-    methods += [(probing.method_of(executor.label), probe, executor.label) for executor in plan.executors]
-    config = Config(
-        executors=plan.executors,
-        run_dir=str(plan.run_dir.path / "logs" / "parsl"),
-        retries=0,
-        usage_tracking=0,
-        initialize_logging=False,
-        strategy="simple",
-        strategy_period=1,
-    )
-    return server.SafeTaskServer(methods, queues, config, life_line, attendance)
+def _conclude(campaign: _Running, service: Service, signals: Signals, seconds: float) -> Summary:
+    plan, state = campaign.plan, campaign.state
+    with plan.run_dir.in_focus():
+        logger.info("ended after %.0f s: %s", seconds, state.failure or state.ending or "the target was reached")
+        traffic = service.queues.traffic[campaign.actor.number]
+        summary = summarise(plan.settings, state, traffic, signals.first, plan.began, seconds)
+        _note_status(campaign.ledger, summary)
+    return summary
 
 
 def _steering(plan: Plan, ledger: Ledger) -> Steering:
@@ -258,7 +188,7 @@ def _steering(plan: Plan, ledger: Ledger) -> Steering:
         "system": plan.prepared.name,
         "target": settings.target_segments,
     }
-    begin_process(ledger, plan.run_id, plan.run_dir.path, about)
+    begin_process(ledger, plan.crew.run_id, plan.run_dir.path, about)
     if ledger.network is not None:
         logger.info("the ledger lies on %s: a rollback journal and a sync for every commit", ledger.network)
     state, basis = _state(plan, ledger)
@@ -307,19 +237,49 @@ def _state(plan: Plan, ledger: Ledger) -> tuple[CampaignState, Ref]:
     return state, ship(plan.prepared.basis(), stores["simulate"])
 
 
-def _ask(service: Service, signals: Signals, spare: Collection[str] = ()) -> dict[str, ProbeReport]:
+def _make_sure_of_workers(service: Service, campaigns: Sequence[_Running], signals: Signals) -> None:
+    """Let no campaign begin where work would fail, and each do without the sites that do not answer.
+
+    Raises
+    ------
+    BadInput
+        When an executor says that work would fail there.
+    ProbeFailed
+        When one does not answer that cannot be done without.
+    """
+    plans = [each.plan for each in campaigns]
+    spare = set(service.crew.segment_labels)
+    reports = _ask(service, plans, signals, spare)
+    sites = {place.executor: place.site for plan in plans for _, place in plan.work}
+    for executor, report in reports.items():
+        for problem in probing.problems(report):
+            raise BadInput(f"site {sites[executor]}, executor {executor}: {problem}")
+        versions = ", ".join(f"{name} {version}" for name, version in sorted(report.versions.items()))
+        logger.info(
+            "executor %s: %s, %s, Python %s, %s", executor, report.host, report.device, report.python, versions
+        )
+    for each in campaigns:
+        _leave_out_silent(each.state, spare - set(reports))
+
+
+def _ask(
+    service: Service, plans: Sequence[Plan], signals: Signals, spare: Collection[str] = ()
+) -> dict[str, ProbeReport]:
     """Return each executor's report, unless waiting for one is in vain; of the spare ones one is enough."""
-    plan, queues, task_server = service.plan, service.queues, service.task_server
 
     def trouble() -> str | None:
         if signals.first is not None:
             return f"{signals.first.name} was received while workers were starting"
-        if not task_server.is_alive():
-            return server.why_it_ended(task_server.exitcode)
-        return None if plan.redis is None else plan.redis[2].trouble()
+        if not service.task_server.is_alive():
+            return why_it_ended(service.task_server.exitcode)
+        return None if service.crew.redis is None else service.crew.redis.trouble()
 
-    asked = probing.questions(plan.destinations, plan.dynamics.platform, plan.stores.specs, plan.places)
-    return probing.ask(queues, asked, plan.settings.start_timeout, trouble, spare)
+    asked = probing.together(
+        question
+        for plan in plans
+        for question in probing.questions(plan.destinations, plan.dynamics.platform, plan.stores.specs, plan.places)
+    )
+    return probing.ask(service.queues, asked, plans[0].settings.start_timeout, trouble, spare)
 
 
 def _leave_out_silent(state: CampaignState, silent: Collection[str]) -> None:
@@ -335,58 +295,75 @@ def _leave_out_silent(state: CampaignState, silent: Collection[str]) -> None:
             state.outbox.notes.append(sentence)
 
 
-def _admit_latecomers(service: Service, state: CampaignState) -> None:
+def _admit_latecomers(service: Service, pools: Sequence[Pool]) -> None:
     """Use a site that answers its probe late; one where work would fail is told, and stays out."""
-    for executor, report in probing.late(service.queues) if state.pool.unproven else ():
-        site = next(place.site for place in state.pool.places if place.executor == executor)
+    for executor, report in probing.late(service.queues) if any(pool.unproven for pool in pools) else ():
+        site = next(hands.site for hands in service.crew.pool if hands.executor.label == executor)
         if report is None:
             tell(f"site {site}, executor {executor}: its probe failed, so it is not used")
         elif problems := probing.problems(report):
             tell(f"site {site}, executor {executor}, is not used: {problems[0]}")
         else:
-            state.pool.admit(executor)
+            for pool in pools:
+                pool.admit(executor)
 
 
-def _refuse_problems(plan: Plan, reports: dict[str, ProbeReport]) -> None:
-    """Refuse the campaign where work would fail."""
-    sites = {place.executor: place.site for place in (*plan.destinations.values(), *plan.places)}
-    for executor, report in reports.items():
-        for problem in probing.problems(report):
-            raise BadInput(f"site {sites[executor]}, executor {executor}: {problem}")
-        versions = ", ".join(f"{name} {version}" for name, version in sorted(report.versions.items()))
-        logger.info(
-            "executor %s: %s, %s, Python %s, %s", executor, report.host, report.device, report.python, versions
-        )
-
-
-def _watch(service: Service, thinker: CampaignThinker, signals: Signals) -> None:
-    plan, state = service.plan, thinker.steering.state
-    redis = None if plan.redis is None else plan.redis[2]
-    state.began = time.monotonic()
-    state.end_of_time = end_of_time(plan.settings.walltime, plan.began)
-    state.pool.workers = service.attendance
-    logger.info("%s: %s", plan.prepared.name, plan.settings.policy)
-    with _display(thinker.steering) as display:
+def _watch(service: Service, campaigns: Sequence[_Running], signals: Signals) -> None:
+    """Let the campaigns go on until all are over."""
+    actors = [each.actor for each in campaigns]
+    for each in campaigns:
+        plan, state = each.plan, each.state
+        state.began = time.monotonic()
+        state.end_of_time = end_of_time(plan.settings.walltime, plan.began)
+        state.pool.workers = service.attendance
+        state.pool.shared_by = _sharing(actors, state.settings)
+        with plan.run_dir.in_focus():
+            logger.info("%s: %s", plan.prepared.name, plan.settings.policy)
+    thinker = CampaignThinker(service.queues, actors)
+    pools = [each.state.pool for each in campaigns]
+    slots = sum(hands.slots for hands in service.crew.pool)
+    with _display(actors, slots) as display:
 
         def look() -> None:
-            _admit_latecomers(service, state)
+            _admit_latecomers(service, pools)
             display.update()
 
-        settings = plan.settings
-        room = Room(plan.folders, settings.min_free_mb * 1_000_000, 60 * settings.max_pause_minutes)
-        supervisor = Supervisor(thinker, service.task_server, redis, signals, settings.grace_s, look, room)
+        charges = [_charge(each) for each in campaigns]
+        supervisor = Supervisor(thinker, charges, service.task_server, service.crew.redis, signals, look)
         thinker.start()
         try:
             supervisor.watch()
         finally:
             supervisor.end()
-    if state.failure is None and state.ending is None and not thinker.steering.finished:
-        state.fail("the Thinker ended before its work was done; see runtime.log")
+    for actor in actors:
+        if actor.state.failure is None and actor.state.ending is None and not actor.steering.finished:
+            actor.state.fail("the Thinker ended before its work was done; see runtime.log")
+
+
+def _sharing(actors: Sequence[Actor], settings: Settings) -> Callable[[], int]:
+    """Return what tells how many campaigns share the workers: those that are not over.
+
+    In lockstep it is as many as began, for how much is out decides what the next segment knows.
+    """
+    if settings.lockstep or len(actors) == 1:
+        return lambda: len(actors)
+    return lambda: max(1, sum(not actor.ended for actor in actors))
+
+
+def _charge(campaign: _Running) -> Charge:
+    settings = campaign.plan.settings
+    room = Room(campaign.plan.folders, settings.min_free_mb * 1_000_000, 60 * settings.max_pause_minutes)
+    return Charge(campaign.actor, settings.grace_s, room)
 
 
 @contextmanager
-def _display(steering: Steering) -> Iterator[Display]:
-    display = Display(lambda: snapshot(steering))
+def _display(actors: Sequence[Actor], slots: int) -> Iterator[Display]:
+    if len(actors) == 1:
+        display = Display(lambda: snapshot(actors[0].steering))
+    else:
+        display = Display(
+            lambda: Overview(tuple(snapshot(a.steering) for a in actors), sum(a.over for a in actors), slots)
+        )
     try:
         yield display
     finally:
@@ -402,8 +379,9 @@ def _open_ledger(path: Path) -> Ledger:
         ) from error
 
 
-def _bring_in(plan: Plan, ledger: Ledger, state: CampaignState) -> None:
+def _bring_in(campaign: _Running) -> None:
     """Gather what workers of this host had no time for; a campaign of which segments are missing is not complete."""
+    plan, ledger, state = campaign.plan, campaign.ledger, campaign.state
     destination = plan.destinations["simulate"]
     if destination.scratch is None:
         return
@@ -414,12 +392,16 @@ def _bring_in(plan: Plan, ledger: Ledger, state: CampaignState) -> None:
             state.fail(missing)
 
 
-def _leave(plan: Plan, ledger: Ledger, state: CampaignState, queues: Queues) -> None:
-    """Leave the campaign so that a later process can go on: nothing running, nothing in the stores."""
+def _flush(service: Service) -> None:
     try:
-        queues.flush()
+        service.queues.flush()
     except RedisError as error:
         logger.warning("the queues could not be emptied: %s", error)
+
+
+def _leave(campaign: _Running) -> None:
+    """Leave the campaign so that a later process can go on: nothing running, nothing in the stores."""
+    plan, ledger, state = campaign.plan, campaign.ledger, campaign.state
     parked = plan.stores.parked
     held = sum(ref.store != parked for ref in state.holds.refs())
     found = plan.stores.count()

@@ -274,14 +274,15 @@ def _full_disk(path: Path, needs: dict[str, int], reserve: int, remedy: str) -> 
 
 
 def _full_redis(plan: Plan, ahead: Forecast) -> Iterator[str]:
-    if plan.redis is None:
+    server = plan.crew.redis
+    if server is None:
         return
-    host, port, server = plan.redis
     free, peak = server.free_bytes(), _peak(ahead, "redis")
     if free is not None and peak > free:
         yield (
-            f"the stores need {in_words(peak)} of the Redis server at {host}:{port} at once, and {in_words(free)} of "
-            "memory are free: choose the backend file for a topic, a longer --frame-ps or fewer --walkers"
+            f"the stores need {in_words(peak)} of the Redis server at {server.host}:{server.port} at once, and "
+            f"{in_words(free)} of memory are free: choose the backend file for a topic, a longer --frame-ps or fewer "
+            "--walkers"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
@@ -24,6 +25,8 @@ class Pool:
         In the order of ``--simulate-site``.
     workers
         Tells how many workers an executor has now, or `GONE`.
+    shared_by
+        Tells how many campaigns share the workers.
     unproven
         Executors that have not answered their probe: nothing is sent there, whatever workers they have.
 
@@ -36,6 +39,7 @@ class Pool:
     def __init__(self, places: Sequence[Destination], patience_s: float) -> None:
         self.places = tuple(places)
         self.workers: Callable[[str], int] = lambda executor: 1
+        self.shared_by: Callable[[], int] = lambda: 1
         self.unproven: set[str] = set()
         self._patience_s = patience_s
         self._presence: dict[str, Presence] = {place.executor: "here" for place in places}
@@ -48,13 +52,17 @@ class Pool:
 
     @property
     def slots(self) -> int:
-        """Workers of the sites that are here, or of all where none is."""
-        return sum(place.slots for place in self.here or self.places)
+        """Workers of the sites that are here, or of all where none is; of shared ones this campaign's part."""
+        return sum(self.share(place) for place in self.here or self.places)
 
     @property
     def all_slots(self) -> int:
-        """Workers of all sites, whether they are here or not."""
-        return sum(place.slots for place in self.places)
+        """Workers of all sites, whether they are here or not; of shared ones this campaign's part."""
+        return sum(self.share(place) for place in self.places)
+
+    def share(self, place: Destination) -> int:
+        """Return how many of a site's workers this campaign keeps busy: together, those that share them keep all."""
+        return math.ceil(place.slots / self.shared_by())
 
     def presence(self, place: Destination) -> Presence:
         """Return how a site stood when it was last looked at."""
@@ -121,8 +129,8 @@ class Pool:
         out
             Bundles at each executor.
         """
-        free = [place for place in self.here if out.get(place.executor, 0) < place.slots]
-        return _lightest(free or [p for p in self.here if out.get(p.executor, 0) < per_slot * p.slots], out)
+        free = [place for place in self.here if out.get(place.executor, 0) < self.share(place)]
+        return _lightest(free or [p for p in self.here if out.get(p.executor, 0) < per_slot * self.share(p)], out)
 
     def lightest(self, out: Mapping[str, int]) -> Destination:
         """Return the site with the fewest bundles for its slots and weight, whether it has room or not."""

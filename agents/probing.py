@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from colmena.exceptions import TimeoutException
@@ -50,13 +50,27 @@ def questions(
     asked = []
     for topic, role in _ROLES.items():
         lone = [destinations[topic]] if topic in destinations else []
-        md_platform = platform_name if topic == "simulate" else ""
+        md_platforms = (platform_name,) if topic == "simulate" else ()
         for destination in pool or lone if topic == "simulate" else lone:
             reached = tuple(store for store in stores if store.kind in destination.reaches)
             scratch = destination.scratch.folder if topic == "simulate" and destination.scratch else None
-            spec = ProbeSpec(role, md_platform, reached, destination.run_dir, scratch)
+            spec = ProbeSpec(role, md_platforms, reached, destination.run_dir, scratch)
             asked.append(Question(topic, destination, spec))
     return asked
+
+
+def together(asked: Iterable[Question]) -> list[Question]:
+    """Return one question for each executor, of which several campaigns ask."""
+    merged: dict[str, Question] = {}
+    for question in asked:
+        executor, spec = question.destination.executor, question.spec
+        if executor in merged:
+            known = merged[executor].spec
+            platforms = tuple(dict.fromkeys((*known.platforms, *spec.platforms)))
+            stores = tuple(dict.fromkeys((*known.stores, *spec.stores)))
+            question = replace(question, spec=replace(known, platforms=platforms, stores=stores))
+        merged[executor] = question
+    return list(merged.values())
 
 
 def method_of(executor: str) -> str:

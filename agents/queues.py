@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import redis
@@ -17,32 +19,52 @@ PROBE = "probe"
 TOPICS = ("equilibrate", "simulate", "infer", "train", "move", "gather", "hook", PROBE)
 
 
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Bytes of a campaign's messages, by topic."""
+
+    sent: Counter[str] = field(default_factory=Counter)
+    received: Counter[str] = field(default_factory=Counter)
+
+
+class _Here(threading.local):
+    """What a thread is about: the campaign of what it sends, the size of what it received."""
+
+    campaign = 0
+    n_bytes = 0
+
+
+def _campaign(task_info: Mapping[str, Any] | None) -> int:
+    return int((task_info or {}).get("campaign", 0))
+
+
 class _Counted:
-    """Counts message bytes by topic in this process, and lets one thread send at a time.
+    """Counts message bytes by campaign and topic in this process, and lets one thread send at a time.
 
     Colmena's pipes are written by the thread of each agent, and by a thread per executor on the other side; messages
     larger than the pipe's buffer would interleave.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.bytes_sent: Counter[str] = Counter()
-        self.bytes_received: Counter[str] = Counter()
+        self.traffic: defaultdict[int, Traffic] = defaultdict(Traffic)
         self._sending = threading.Lock()
+        self._here = _Here()
         self._closed = False
         super().__init__(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()  # type: ignore[assignment]  # of the queues below
-        del state["_sending"]
+        del state["_sending"], state["_here"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[misc]
         self._sending = threading.Lock()
+        self._here = _Here()
 
     def _send_request(self, message: str, topic: str) -> None:
         with self._sending:
-            self.bytes_sent[topic] += len(message)
+            self.traffic[self._here.campaign].sent[topic] += len(message)
             super()._send_request(message, topic)  # type: ignore[misc]
 
     def _send_result(self, message: str, topic: str) -> None:
@@ -51,8 +73,14 @@ class _Counted:
 
     def _get_result(self, topic: str, timeout: float | None = None) -> str:
         message: str = super()._get_result(topic, timeout)  # type: ignore[misc]
-        self.bytes_received[topic] += len(message)
+        self._here.n_bytes = len(message)
         return message
+
+    def get_result(self, topic: str = "default", timeout: float | None = None) -> Any:
+        """Return a result; its bytes count for its campaign."""
+        result = super().get_result(topic=topic, timeout=timeout)  # type: ignore[misc]
+        self.traffic[_campaign(result.task_info)].received[topic] += self._here.n_bytes
+        return result
 
     def close(self) -> None:
         """Send no more tasks: who still tries is ignored, for nobody would take the result."""
@@ -60,6 +88,7 @@ class _Counted:
 
     def send_inputs(self, *args: Any, **kwargs: Any) -> str:
         """Send a task, unless the queues are closed; return its id."""
+        self._here.campaign = _campaign(kwargs.get("task_info"))
         return "" if self._closed else str(super().send_inputs(*args, **kwargs))  # type: ignore[misc]
 
     def forget_active(self) -> None:

@@ -179,7 +179,7 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         """Whether a worker has nothing to do; if none has at this site, none has at any."""
         if self.state.settings.lockstep:
             return self.n_bundles < self.state.pool.all_slots
-        return self.out[place.executor] < place.slots
+        return self.out[place.executor] < self.state.pool.share(place)
 
     def _begin_bundle(self, size: int, place: Destination) -> bool:
         """Begin up to so many segments; return False where none could be begun."""

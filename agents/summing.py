@@ -8,7 +8,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from agents.queues import Queues
+from agents.queues import Traffic
 from agents.state import POOLED, CampaignState, Destination
 from agents.steering import Steering
 from campaign.display import Snapshot
@@ -37,7 +37,7 @@ def snapshot(steering: Steering) -> Snapshot:
 def summarise(
     settings: Settings,
     state: CampaignState,
-    queues: Queues,
+    traffic: Traffic,
     stopped_by: signal.Signals | None,
     began: float,
     seconds: float,
@@ -76,7 +76,7 @@ def summarise(
         coverage=state.coverage,
         worker_utilisation=_utilisation(state),
         decision_ms=_decisions(state),
-        thinker_bytes_per_segment=_bytes_per_segment(state, queues),
+        thinker_bytes_per_segment=_bytes_per_segment(state, traffic),
         proxies={"created": state.holds.created, "evicted": state.holds.evicted, "left": state.proxies_left},
         wall_s=state.elapsed_before_s + seconds,
         startup_s=_startup(state, began),
@@ -114,13 +114,13 @@ def _decisions(state: CampaignState) -> dict[str, float | int | None]:
     return {"p50": p50, "p95": p95, "n": state.counts.n_decisions}
 
 
-def _bytes_per_segment(state: CampaignState, queues: Queues) -> dict[str, float | None]:
+def _bytes_per_segment(state: CampaignState, traffic: Traffic) -> dict[str, float | None]:
     # Bytes are those of this process, so counts must be.
     sent = state.counts.n_sent["simulate"] - state.counts.sent_before
     done = state.counts.segments - state.counts.segments_before
     return {
-        "sent": queues.bytes_sent["simulate"] / sent if sent else None,
-        "received": queues.bytes_received["simulate"] / done if done else None,
+        "sent": traffic.sent["simulate"] / sent if sent else None,
+        "received": traffic.received["simulate"] / done if done else None,
     }
 
 

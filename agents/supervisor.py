@@ -1,4 +1,4 @@
-"""Watches over a running campaign: the task server, the Redis server, and the person at the keyboard."""
+"""Watches over running campaigns: the task server, the Redis server, and the person at the keyboard."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Protocol
 
+from agents.actor import Actor
 from agents.server import SafeTaskServer, why_it_ended
 from agents.simulate import LEAVING_S
 from agents.thinker import CampaignThinker
-from campaign.display import tell
 from campaign.limits import too_full
 
 logger = logging.getLogger(__name__)
@@ -101,84 +101,110 @@ class Room:
         return 0.0 if self._told is None else time.monotonic() - self._since
 
 
-class Supervisor:
-    """Waits for a campaign to be over, and sees to it that it will be.
+class Charge:
+    """A campaign in the supervisor's care.
 
     Parameters
     ----------
     grace_s
         How long results may still arrive after a signal, or after the time was up.
-    show
-        Called now and then, to show progress.
     room
         Whether the campaign's disks have room.
     """
 
-    def __init__(
-        self,
-        thinker: CampaignThinker,
-        server: SafeTaskServer,
-        redis: Server | None,
-        signals: Signals,
-        grace_s: float,
-        show: Callable[[], None],
-        room: Room,
-    ) -> None:
-        self._thinker = thinker
-        self._server = server
-        self._redis = redis
-        self._signals = signals
+    def __init__(self, actor: Actor, grace_s: float, room: Room) -> None:
+        self._actor = actor
         self._grace_s = grace_s
-        self._show = show
         self._room = room
-        self._redis_due = 0.0
+        self._deadline = float("inf")
+        self._told = False
 
-    def watch(self) -> None:
-        """Return when the campaign is over: finished, failed, or told to end and out of grace."""
-        deadline = float("inf")
-        told = False
-        steering = self._thinker.steering
-        while self._thinker.is_alive() and len(self._signals.received) < 2:
-            if time.monotonic() >= deadline and not steering.waits_for_hooks:
-                return
-            self._show()
-            reason = self.trouble()
-            if reason is not None:
-                self._thinker.steering.state.fail(reason)
-                return
-            if self._signals.first is not None and not told:
-                told = True
-                self._thinker.stop(f"{self._signals.first.name} was received")
-            self._mind_room()
-            if deadline == float("inf") and self._thinker.steering.state.ending is not None:
-                deadline = self._patience()
-            if self._thinker.steering.state.failure is not None:
-                return
-            if self._thinker.steering.finished:
-                return
-            time.sleep(_LOOK_EVERY_S)
+    @property
+    def over(self) -> bool:
+        """Whether the campaign has ended, well or not."""
+        return self._actor.over
+
+    def mind(self, signal_received: signal.Signals | None) -> None:
+        """See to it that the campaign ends when it is to: finished, failed, or told to end and out of grace."""
+        state = self._actor.state
+        if signal_received is not None and not self._told:
+            self._told = True
+            self._actor.stop(f"{signal_received.name} was received")
+        self._mind_room()
+        if self._deadline == float("inf") and state.ending is not None:
+            self._deadline = self._patience()
+        if time.monotonic() >= self._deadline and not self._actor.steering.waits_for_hooks:
+            self._actor.dismissed = True
+
+    def fail(self, reason: str) -> None:
+        """Let the campaign end because it cannot go on, unless it has ended."""
+        if not self.over:
+            self._actor.state.fail(reason)
 
     def _patience(self) -> float:
         """Return until when results may still arrive (monotonic): where time runs out, as long as there is some."""
-        state = self._thinker.steering.state
+        state = self._actor.state
         end = time.monotonic() + self._grace_s
         return end if state.end_of_time is None or not state.out_of_time else max(end, state.end_of_time - LEAVING_S)
 
     def _mind_room(self) -> None:
         """Hold the campaign while a disk is too full, for some time."""
-        state = self._thinker.steering.state
+        state = self._actor.state
         told = self._room.look()
         if (told is None) == (state.paused is None):
             if told is not None and self._room.waited_s > self._room.max_wait_s:
                 state.fail(f"{told}, for {self._room.max_wait_s / 60:g} min: free some space and resume")
             return
-        self._thinker.pause(told)
+        self._actor.pause(told)
         sentence = "the disk has room again: going on" if told is None else f"waiting: {told}; free some space"
         logger.warning("%s", sentence)
-        tell(sentence)
+        self._actor.tell(sentence)
+
+
+class Supervisor:
+    """Waits for all campaigns of the process to be over, and sees to it that they will be.
+
+    Parameters
+    ----------
+    show
+        Called now and then, to show progress.
+    """
+
+    def __init__(
+        self,
+        thinker: CampaignThinker,
+        charges: Sequence[Charge],
+        server: SafeTaskServer,
+        redis: Server | None,
+        signals: Signals,
+        show: Callable[[], None],
+    ) -> None:
+        self._thinker = thinker
+        self._charges = tuple(charges)
+        self._server = server
+        self._redis = redis
+        self._signals = signals
+        self._show = show
+        self._redis_due = 0.0
+
+    def watch(self) -> None:
+        """Return when every campaign is over, or nothing can come of those that are not."""
+        while self._thinker.is_alive() and len(self._signals.received) < 2:
+            self._show()
+            reason = self.trouble()
+            if reason is not None:
+                for charge in self._charges:
+                    charge.fail(reason)
+                return
+            for charge in self._charges:
+                if not charge.over:
+                    charge.mind(self._signals.first)
+            if all(charge.over for charge in self._charges):
+                return
+            time.sleep(_LOOK_EVERY_S)
 
     def trouble(self) -> str | None:
-        """Return why the campaign cannot go on, if a server is gone."""
+        """Return why no campaign can go on, if a server is gone."""
         if not self._server.is_alive():
             return why_it_ended(self._server.exitcode)
         if self._redis is not None and time.monotonic() >= self._redis_due:

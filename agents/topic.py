@@ -246,7 +246,8 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
         self.state.ledger.begin_attempt(task_id(spec), spec.attempt, place.site, place.executor)
         for ref in self.inputs(spec):
             self.state.hold(ref, ("task", task_id(spec)))
-        deadline = time.monotonic() + self.state.settings.task_timeout
+        # Where others share the workers, a task waits behind theirs.
+        deadline = time.monotonic() + self.state.settings.task_timeout * self.state.pool.shared_by()
         self.in_flight[task_id(spec)] = InFlight(spec, deadline, place, failures)
         self.state.counts.n_sent[self.topic] += 1
         info = {"attempt": spec.attempt, "executor": place.executor, "site": place.site, **self.info(spec)}

@@ -27,6 +27,7 @@ from campaign.flags import (
     wanted,
 )
 from campaign.settings import FORCE_FIELDS, GROUPS, MOLECULE, SOLVENT, Settings
+from campaign.sweep import read_table
 from policies import measure
 from tasks.errors import BadInput
 
@@ -68,6 +69,10 @@ class Command:
         Settings that were given for a campaign that is there already.
     segments
         Of these only.
+    sweep
+        Table of flag values, each of whose rows is a campaign.
+    several
+        These campaigns, by their names.
     """
 
     verb: Verb
@@ -78,6 +83,8 @@ class Command:
     run: Path | None = None
     flags: Mapping[str, object] = field(default_factory=dict)
     segments: tuple[int, ...] = ()
+    sweep: Path | None = None
+    several: Mapping[str, Settings] = field(default_factory=dict)
 
     @property
     def campaign(self) -> Settings:
@@ -125,7 +132,9 @@ def parse(argv: Sequence[str]) -> Command:
     given = _read_flags(verb, rest)
     if run is not None:
         return _about_a_run(verb, run, given)
-    run_dir, config = given.pop("run_dir", None), given.pop("config", None)
+    if "sweep" in given:
+        return _sweep(rest, given)
+    run_dir = given.pop("run_dir", None)
     as_json, dry_run = bool(given.pop("json", False)), bool(given.pop("dry_run", False))
     if verb == "start" and as_json and not dry_run:
         raise BadInput(
@@ -133,9 +142,31 @@ def parse(argv: Sequence[str]) -> Command:
         )
     if run_dir == "":
         raise BadInput("--run-dir '' names no directory: give the path of one that does not exist yet")
-    flags = {name: _typed(name, value) for name, value in given.items()}
-    settings = _settings(flags, Path(config) if isinstance(config, str) else None)
-    return Command(verb, settings, Path(run_dir) if isinstance(run_dir, str) else None, as_json, dry_run)
+    return Command(verb, _settings(given), Path(run_dir) if isinstance(run_dir, str) else None, as_json, dry_run)
+
+
+def _sweep(argv: Sequence[str], given: dict[str, object]) -> Command:
+    """Return the command to start a campaign for each row of a table; what is on the command line is for all."""
+    file = Path(str(given["sweep"]))
+    for name in ("dry_run", "json"):
+        if given.get(name):
+            raise BadInput(f"{flag(name)} is about one campaign and --sweep starts several: give one of them")
+    several: dict[str, Settings] = {}
+    for row in read_table(file):
+        its = _read_flags("start", [*argv, *row.words])
+        for name in ("sweep", "run_dir"):
+            its.pop(name, None)
+        try:
+            settings = several[row.name] = _settings(its)
+        except BadInput as error:
+            raise BadInput(f"--sweep {shown(file)}, campaign {row.name}: {error}") from error
+        if settings.control:
+            raise BadInput(
+                f"--sweep {shown(file)}, campaign {row.name} would have a control run: add --no-control, and a row "
+                "with the policy plain"
+            )
+    run_dir = given.get("run_dir")
+    return Command("start", run_dir=Path(str(run_dir)) if run_dir else None, sweep=file, several=several)
 
 
 def _split_verb(argv: Sequence[str]) -> tuple[Verb, Sequence[str]]:
@@ -205,12 +236,16 @@ def _about_surplus(argument: str, verb: Verb) -> str:
     return f"{shown(argument)} belongs to no flag: give the verb first and each value after its flag (see --help)"
 
 
-def _settings(flags: Mapping[str, object], config: Path | None) -> Settings:
-    if config is None:
+def _settings(given: dict[str, object]) -> Settings:
+    """Return the settings that flags and the configuration file among them say."""
+    config = given.pop("config", None)
+    flags = {name: _typed(name, value) for name, value in given.items()}
+    if not isinstance(config, str):
         return Settings.model_validate(flags)
-    kept = {name: value for name, value in read_config(config).items() if name not in _overridden(flags)}
+    file = Path(config)
+    kept = {name: value for name, value in read_config(file).items() if name not in _overridden(flags)}
     values = {name: _typed(name, value) for name, value in kept.items()}
-    return Settings.model_validate({**values, **flags}, context=dict.fromkeys(values, str(config)))
+    return Settings.model_validate({**values, **flags}, context=dict.fromkeys(values, config))
 
 
 def _overridden(flags: Mapping[str, object]) -> set[str]:
@@ -276,6 +311,12 @@ def _add_general_flags(parser: argparse.ArgumentParser, verb: Verb) -> None:
     if verb == "start":
         general.add_argument(
             "--run-dir", metavar="DIR", help="run directory, which must not exist (default: a new one in runs/)"
+        )
+        general.add_argument(
+            "--sweep",
+            metavar="FILE",
+            help="CSV table of flag values: a campaign for each row, all over one set of workers, each with its own "
+            "run directory in that of the sweep",
         )
         general.add_argument(
             "--dry-run",

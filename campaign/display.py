@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -58,6 +58,75 @@ class Snapshot:
             f"{min(self.busy, self.slots)}/{self.slots} workers busy  {self.failures} failed attempts"
         )
 
+    def rows(self) -> Iterator[tuple[str, RenderableType]]:
+        """Yield the rows of a panel."""
+        yield "segments", f"{self.segments}" + ("" if self.target is None else f" of {self.target}")
+        if self.target is not None:
+            yield "", ProgressBar(total=self.target, completed=min(self.segments, self.target), width=40)
+        yield "simulated", f"{self.simulated_ns:.3f} ns, {self.ns_per_day:.1f} ns/day"
+        yield "coverage", self.coverage
+        yield "model version", str(self.model_version)
+        yield "workers busy", f"{min(self.busy, self.slots)} of {self.slots}"
+        yield "failed attempts", str(self.failures)
+        yield "elapsed", f"{self.elapsed_s:.0f} s"
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """Campaigns that share their workers, at one moment.
+
+    Attributes
+    ----------
+    over
+        How many of them have ended.
+    slots
+        Workers for segments.
+    """
+
+    campaigns: tuple[Snapshot, ...]
+    over: int
+    slots: int
+
+    @property
+    def _segments(self) -> str:
+        targets = [each.target for each in self.campaigns if each.target is not None]
+        of = f" of {sum(targets)}" if len(targets) == len(self.campaigns) else ""
+        return f"{sum(each.segments for each in self.campaigns)}{of} segments"
+
+    @property
+    def _simulated(self) -> str:
+        ns, elapsed_s = sum(each.simulated_ns for each in self.campaigns), self._elapsed_s
+        return f"{ns:.3f} ns, {ns / elapsed_s * 86_400 if elapsed_s > 0 else 0.0:.1f} ns/day"
+
+    @property
+    def _busy(self) -> str:
+        return f"{min(sum(each.busy for each in self.campaigns), self.slots)} of {self.slots}"
+
+    @property
+    def _failures(self) -> int:
+        return sum(each.failures for each in self.campaigns)
+
+    @property
+    def _elapsed_s(self) -> float:
+        return max(each.elapsed_s for each in self.campaigns)
+
+    def line(self) -> str:
+        """Return the overview in a line."""
+        return (
+            f"{self._elapsed_s:6.0f} s  {self.over} of {len(self.campaigns)} campaigns over  {self._segments}  "
+            f"{self._simulated}  {self._busy} workers busy  {self._failures} failed attempts"
+        )
+
+    def rows(self) -> Iterator[tuple[str, RenderableType]]:
+        """Yield the rows of a panel."""
+        yield "campaigns over", f"{self.over} of {len(self.campaigns)}"
+        yield "", ProgressBar(total=len(self.campaigns), completed=self.over, width=40)
+        yield "segments", self._segments
+        yield "simulated", self._simulated
+        yield "workers busy", self._busy
+        yield "failed attempts", str(self._failures)
+        yield "elapsed", f"{self._elapsed_s:.0f} s"
+
 
 def announcement(settings: Settings, prepared: PreparedSystem, log: Path) -> str:
     """Return what is about to run, and until when, in a line."""
@@ -97,7 +166,7 @@ def tell(text: str) -> None:
 class Display:
     """Shows snapshots until it is closed."""
 
-    def __init__(self, take: Callable[[], Snapshot]) -> None:
+    def __init__(self, take: Callable[[], Snapshot | Overview]) -> None:
         self._take = take
         self._last = time.monotonic()
         self._live: Live | None = None
@@ -128,15 +197,8 @@ class Display:
             self._live = None  # the terminal is gone
 
 
-def _panel(now: Snapshot) -> Table:
+def _panel(now: Snapshot | Overview) -> Table:
     table = Table.grid(padding=(0, 2))
-    table.add_row("segments", f"{now.segments}" + ("" if now.target is None else f" of {now.target}"))
-    if now.target is not None:
-        table.add_row("", ProgressBar(total=now.target, completed=min(now.segments, now.target), width=40))
-    table.add_row("simulated", f"{now.simulated_ns:.3f} ns, {now.ns_per_day:.1f} ns/day")
-    table.add_row("coverage", now.coverage)
-    table.add_row("model version", str(now.model_version))
-    table.add_row("workers busy", f"{min(now.busy, now.slots)} of {now.slots}")
-    table.add_row("failed attempts", str(now.failures))
-    table.add_row("elapsed", f"{now.elapsed_s:.0f} s")
+    for name, value in now.rows():
+        table.add_row(name, value)
     return table

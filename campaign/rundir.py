@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -29,6 +30,10 @@ _VERSIONS_OF = (
     "colmena", "globus-compute-sdk", "MDAnalysis", "numpy", "OpenMM", "parsl", "proxystore", "redis", "scikit-learn",
     "torch",
 )  # fmt: skip
+
+
+# The run that a thread is about, where a process has several.
+_IN_FOCUS: ContextVar[Path | None] = ContextVar("_IN_FOCUS", default=None)
 
 
 class RunDirectory:
@@ -54,13 +59,8 @@ class RunDirectory:
         BadInput
             When it exists, cannot be written, or the disk is too full; nothing is left behind.
         """
-        path = named or runs / f"{system}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
-        missing: list[Path] = []
+        path, missing = make_folder(named, runs, system)
         try:
-            if path.exists() or path.is_symlink():
-                raise BadInput(f"run directory {path} exists already: name another with --run-dir, or remove it")
-            missing = missing_directories(path)
-            path.mkdir(parents=True)
             for name in ("trajectories", "models", "logs"):
                 (path / name).mkdir()
             free = shutil.disk_usage(path).free
@@ -159,9 +159,10 @@ class RunDirectory:
 
     @contextmanager
     def logging(self) -> Iterator[None]:
-        """Log to the run's file: our story at INFO, the libraries' warnings."""
+        """Log to the run's file: our story at INFO, the libraries' warnings; nothing that is about another run."""
         handler = logging.FileHandler(self.log)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.addFilter(lambda record: _IN_FOCUS.get() in (None, self.path))
         root = logging.getLogger()
         root.addHandler(handler)
         root.setLevel(logging.WARNING)
@@ -172,6 +173,15 @@ class RunDirectory:
         finally:
             root.removeHandler(handler)
             handler.close()
+
+    @contextmanager
+    def in_focus(self) -> Iterator[None]:
+        """Let what this thread logs be about this run; what is about none goes to the logs of all."""
+        before = _IN_FOCUS.set(self.path)
+        try:
+            yield
+        finally:
+            _IN_FOCUS.reset(before)
 
     def remove(self) -> None:
         """Remove the directory of a campaign that never began."""
@@ -236,6 +246,34 @@ def host_info() -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "versions": versions,
     }
+
+
+def make_folder(named: Path | None, runs: Path, what: str) -> tuple[Path, list[Path]]:
+    """Make a directory that was not there, and return it with all that were made for it, outermost last.
+
+    Parameters
+    ----------
+    named
+        Exactly this one; None makes one in ``runs``, named by what it is for and by the time.
+
+    Raises
+    ------
+    BadInput
+        When it exists or cannot be made; nothing is left behind.
+    """
+    path = named or runs / f"{what}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
+    missing: list[Path] = []
+    try:
+        if path.exists() or path.is_symlink():
+            raise BadInput(f"run directory {path} exists already: name another with --run-dir, or remove it")
+        missing = missing_directories(path)
+        path.mkdir(parents=True)
+    except OSError as error:
+        remove_made(missing)
+        raise BadInput(
+            f"run directory {path} cannot be made: {error.strerror}; name another with --run-dir"
+        ) from error
+    return path.resolve(), missing
 
 
 def missing_directories(path: Path) -> list[Path]:

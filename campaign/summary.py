@@ -43,6 +43,15 @@ class Summary:
         content = asdict(self)
         return {"schema": content.pop("schema"), **content}
 
+    def line(self) -> str:
+        """Return the campaign in one line, for a terminal that shows several."""
+        reason = "" if self.reason is None else f" ({self.reason})"
+        coverage = "" if self.coverage is None else f", coverage {describe(self.coverage)}"
+        return (
+            f"{self.status}{reason}: {self.system}, policy {self.policy}, seed {self.seed}, "
+            f"{self.segments} segments, {self.simulated_ns:.3f} ns{coverage}"
+        )
+
     def lines(self) -> list[str]:
         """Return the campaign in a few lines for the terminal."""
         told = [

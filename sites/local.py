@@ -70,6 +70,11 @@ def lay_out(site: str, devices: Sequence[str], resources: Resources) -> Layout:
     return Layout(n_segments, deal(taken, n_segments), deal(free, resources.ml_workers))
 
 
+# Where workers take every core, the main process decides when the kernel lets it, and slots wait: workers that give
+# way halve the median decision, and lose nothing by it.
+_GIVE_WAY = "renice -n 10 -p $$ > /dev/null 2>&1 || true"
+
+
 def local(name: str = "local", reaches: frozenset[str] = REACHES_ALL) -> Site:
     """Return this machine, with executors ``cpu`` (segments) and ``gpu`` (learning), both on the GPUs there are."""
     # Asking a driver for its devices takes a second.
@@ -134,4 +139,4 @@ def _provider(
     unpacking: Sequence[str] = (),
 ) -> LocalProvider:
     worker_init = worker_environment(reaches, CHECKOUT, shared, pinned=bool(devices), unpacking=unpacking)
-    return LocalProvider(init_blocks=1, min_blocks=1, max_blocks=1, worker_init=worker_init)
+    return LocalProvider(init_blocks=1, min_blocks=1, max_blocks=1, worker_init=f"{_GIVE_WAY}\n{worker_init}")

@@ -571,8 +571,8 @@ class ProbeSpec:
     ----------
     role
         ``md``, ``ml`` or ``host``: decides what is imported (and stays warm).
-    platform
-        OpenMM platform the segments will ask for; empty where none will run.
+    platforms
+        OpenMM platforms that segments will ask for; none where none will run.
     stores
         Stores that its tasks will use; each is written, read and emptied again.
     run_dir
@@ -582,7 +582,7 @@ class ProbeSpec:
     """
 
     role: Role
-    platform: str
+    platforms: tuple[str, ...]
     stores: tuple[StoreSpec, ...]
     run_dir: str | None
     scratch: str | None = None

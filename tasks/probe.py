@@ -46,8 +46,9 @@ def probe(spec: ProbeSpec) -> ProbeReport:
         except (ImportError, metadata.PackageNotFoundError) as error:
             problems.append(f"{distribution} is missing: {error}; install the wayfinder-tasks wheel with its extras")
     platforms = _openmm_platforms() if spec.role == "md" and "OpenMM" in versions else ()
-    if spec.platform and platforms and spec.platform not in platforms:
-        problems.append(f"OpenMM platform {spec.platform} is not there, only {', '.join(platforms)}")
+    for wanted in spec.platforms if platforms else ():
+        if wanted not in platforms:
+            problems.append(f"OpenMM platform {wanted} is not there, only {', '.join(platforms)}")
     problems += [problem for store in spec.stores if (problem := _store_problem(store))]
     if spec.run_dir is not None and (problem := _directory_problem(Path(spec.run_dir))):
         problems.append(problem)

@@ -1,5 +1,7 @@
 """How sites and stores fit together, before anything is started."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from campaign.rundir import RunDirectory
@@ -8,7 +10,7 @@ from campaign.stores import Stores
 from sites import local
 from sites.site import Resources
 from tasks.errors import BadInput
-from wiring import Parts, _destinations, _pool
+from wiring import Parts, _destinations, _learning, _places, _pool
 
 
 def gather(alanine, **given) -> Parts:
@@ -23,8 +25,10 @@ def put_together(alanine, tmp_path, monkeypatch):
         parts = gather(alanine, **given)
         stores = Stores(parts.kinds, "0" * 32, tmp_path / "parked", 0, tmp_path / "store", ("127.0.0.1", 1), None)
         resources = Resources(2, 1, tmp_path / "private", 2.0, 10.0)
-        pool, executors = _pool(parts.pool, stores, resources, RunDirectory(tmp_path))
-        return pool, _destinations(parts, pool[0], stores, resources, RunDirectory(tmp_path), executors), executors
+        crew = SimpleNamespace(pool=_pool(parts.pool, resources), learning=_learning(parts.learning, resources))
+        pool = _places(parts, crew, stores, RunDirectory(tmp_path))
+        executors = [hands.executor for hands in (*crew.pool, crew.learning)]
+        return pool, _destinations(parts, pool[0], crew, stores, RunDirectory(tmp_path)), executors
 
     return put
 

@@ -6,6 +6,7 @@ import shutil
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,6 +29,8 @@ Usage = namedtuple("Usage", "total used free")
 class Redis:
     """A server with so much memory left."""
 
+    host, port = "127.0.0.1", 6379
+
     def __init__(self, free: int | None) -> None:
         self.free = free
 
@@ -45,19 +48,17 @@ def plan_of(alanine: PreparedSystem, tmp_path: Path):
         topics: tuple[Topic, ...] = ("simulate", "infer", "train")
         if settings.equilibrate_ps:
             topics += ("equilibrate",)
-        address = None if redis is None else ("127.0.0.1", 6379)
+        address = None if redis is None else (redis.host, redis.port)
         stores = Stores(
             dict.fromkeys(topics, kind), "0" * 32, tmp_path / "parked", 0, tmp_path / "store", address, None
         )
         reaches = frozenset({"file", "redis", "inline"})
         return Plan(
+            crew=SimpleNamespace(redis=redis),
             settings=settings,
             run_dir=RunDirectory(tmp_path),
-            run_id="0" * 32,
             campaign_id="0" * 32,
             resumed=False,
-            private_dir=tmp_path,
-            guardian=None,
             prepared=alanine,
             dynamics=settings.dynamics("Reference"),
             weights=None,
@@ -65,9 +66,7 @@ def plan_of(alanine: PreparedSystem, tmp_path: Path):
                 topic: Destination("polaris", "cpu", topic, slots, reaches, stores.of[topic], str(tmp_path))
                 for topic in topics
             },
-            executors=[],
             stores=stores,
-            redis=None if redis is None else (*address, redis),
             began=0.0,
         )
 

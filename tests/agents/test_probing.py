@@ -77,7 +77,7 @@ def test_each_executor_is_asked_once_and_about_what_it_will_do():
     }
     assert list(asked) == ["cpu", "gpu", "host"]
     assert {name: spec.role for name, spec in asked.items()} == {"cpu": "md", "gpu": "ml", "host": "host"}
-    assert {name: spec.platform for name, spec in asked.items()} == {"cpu": "CUDA", "gpu": "", "host": ""}
+    assert {name: spec.platforms for name, spec in asked.items()} == {"cpu": ("CUDA",), "gpu": (), "host": ()}
     assert {name: spec.stores for name, spec in asked.items()} == {
         "cpu": (REDIS,),
         "gpu": (FILE,),
@@ -172,7 +172,7 @@ POOL = (destination("cpu-a", {"redis", "inline"}), destination("cpu-b", {"redis"
 def test_every_site_of_a_pool_is_asked():
     asked = {q.destination.executor: q.spec for q in questions(DESTINATIONS, "CUDA", (FILE, REDIS), POOL)}
     assert list(asked) == ["cpu-a", "cpu-b", "gpu", "host"]
-    assert [(asked[name].role, asked[name].platform) for name in ("cpu-a", "cpu-b")] == [("md", "CUDA")] * 2
+    assert [(asked[name].role, asked[name].platforms) for name in ("cpu-a", "cpu-b")] == [("md", ("CUDA",))] * 2
     assert (asked["cpu-a"].run_dir, asked["cpu-b"].run_dir) == ("/run", None)
 
 

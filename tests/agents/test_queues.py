@@ -94,11 +94,11 @@ def test_bytes_are_counted_by_topic(queues, monkeypatch):
     spy_on("_send_result")
     for topic, size in [("simulate", 10), ("simulate", 5000), ("train", 10)]:
         queues.send_inputs("x" * size, method="m", topic=topic)
-    assert queues.bytes_sent == {
+    assert queues.traffic[0].sent == {
         "simulate": sum(size for topic, size in written if topic == "simulate"),
         "train": sum(size for topic, size in written if topic == "train"),
     }
-    assert queues.bytes_sent["simulate"] > 2 * 5010
+    assert queues.traffic[0].sent["simulate"] > 2 * 5010
     written.clear()
     for _ in range(3):
         _, task = queues.get_task(timeout=10)
@@ -107,10 +107,25 @@ def test_bytes_are_counted_by_topic(queues, monkeypatch):
         queues.send_result(task)
     for topic in ("simulate", "simulate", "train"):
         queues.get_result(topic, timeout=10)
-    assert queues.bytes_received == {
+    assert queues.traffic[0].received == {
         "simulate": sum(size for topic, size in written if topic == "simulate"),
         "train": sum(size for topic, size in written if topic == "train"),
     }
+
+
+def test_bytes_are_counted_by_campaign(queues):
+    for campaign, size in [(0, 10), (1, 5000), (1, 10)]:
+        queues.send_inputs("x" * size, method="m", topic="train", task_info={"campaign": campaign})
+    for _ in range(3):
+        _, task = queues.get_task(timeout=10)
+        task.set_result("y" * 100)
+        task.serialize()
+        queues.send_result(task)
+    for _ in range(3):
+        queues.get_result("train", timeout=10)
+    sent, received = ([getattr(queues.traffic[n], way)["train"] for n in (0, 1)] for way in ("sent", "received"))
+    assert sent[1] > sent[0] + 5000
+    assert 100 < received[0] < received[1] < 3 * received[0]
 
 
 def test_inputs_do_not_come_back(queues):
@@ -121,7 +136,7 @@ def test_inputs_do_not_come_back(queues):
     task.serialize()
     queues.send_result(task)
     assert queues.get_result("move", timeout=10).args == ()
-    assert queues.bytes_received["move"] < 2000
+    assert queues.traffic[0].received["move"] < 2000
 
 
 def test_tasks_that_never_come_back_can_be_forgotten(queues):
@@ -144,7 +159,7 @@ def test_waiting_in_vain_is_a_timeout_of_colmena(queues):
     with pytest.raises(TimeoutException):
         queues.get_result("simulate", timeout=0.2)  # Redis makes it a second
     assert time.monotonic() - began < 3
-    assert queues.bytes_received == {}
+    assert queues.traffic[0].received == {}
 
 
 def test_every_topic_has_a_queue(queues):

@@ -7,13 +7,13 @@ from collections import Counter
 
 import pytest
 
-from agents.queues import pipe_queues
+from agents.queues import Traffic
 from agents.summing import snapshot, summarise
 
 
-def summary_of(campaign, stopped_by=None, began=None, seconds=3.0, queues=None):
+def summary_of(campaign, stopped_by=None, began=None, seconds=3.0, traffic=None):
     began = time.monotonic() if began is None else began
-    return summarise(campaign.settings, campaign.state, queues or pipe_queues(), stopped_by, began, seconds)
+    return summarise(campaign.settings, campaign.state, traffic or Traffic(), stopped_by, began, seconds)
 
 
 def test_a_campaign_that_reached_its_target(make_campaign):
@@ -79,9 +79,8 @@ def test_bytes_are_told_by_attempt_sent_and_by_segment_received(make_campaign):
     campaign = make_campaign(max_segments=4, max_attempts=3)
     campaign.answer(campaign.out("simulate")[0], "nan")
     campaign.play(random.Random(1))
-    queues = pipe_queues()
-    queues.bytes_sent, queues.bytes_received = Counter(simulate=5 * 1000, infer=7), Counter(simulate=4 * 300)
-    summary = summary_of(campaign, queues=queues)
+    traffic = Traffic(Counter(simulate=5 * 1000, infer=7), Counter(simulate=4 * 300))
+    summary = summary_of(campaign, traffic=traffic)
     assert summary.thinker_bytes_per_segment == {"sent": 1000.0, "received": 300.0}
 
 

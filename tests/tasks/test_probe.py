@@ -16,8 +16,8 @@ from tasks.messages import ProbeSpec, StoreSpec
 from tasks.probe import SHARING_VARIABLE, probe, source_digest
 from tasks.transport import keys
 
-MD = ProbeSpec(role="md", platform="Reference", stores=(), run_dir=None)
-ML = ProbeSpec(role="ml", platform="", stores=(), run_dir=None)
+MD = ProbeSpec(role="md", platforms=("Reference",), stores=(), run_dir=None)
+ML = ProbeSpec(role="ml", platforms=(), stores=(), run_dir=None)
 
 
 # ---- where all is well
@@ -77,7 +77,7 @@ def test_a_probe_warms_what_the_tasks_import() -> None:
         "import sys\n"
         "from tasks.messages import ProbeSpec\n"
         "from tasks.probe import probe\n"
-        "report = probe(ProbeSpec('md', 'Reference', (), None))\n"
+        "report = probe(ProbeSpec('md', ('Reference',), (), None))\n"
         "assert not report.problems, report.problems\n"
         "print('tasks.simulate' in sys.modules, 'openmm' in sys.modules, 'torch' in sys.modules)\n"
     )
@@ -101,7 +101,7 @@ def the_problem(spec: ProbeSpec) -> str:
 
 
 def test_an_unknown_platform_is_told_with_those_that_are_there() -> None:
-    assert the_problem(replace(MD, platform="Abacus")).startswith(
+    assert the_problem(replace(MD, platforms=("Abacus",))).startswith(
         "OpenMM platform Abacus is not there, only Reference"
     )
 
@@ -157,7 +157,7 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     below = str(tmp_path / "file" / "x")
     report = probe(
-        replace(MD, platform="Abacus", stores=(StoreSpec("s", "file", (("store_dir", below),)),), run_dir=below)
+        replace(MD, platforms=("Abacus",), stores=(StoreSpec("s", "file", (("store_dir", below),)),), run_dir=below)
     )
     assert [problem.split()[0] for problem in report.problems] == ["OpenMM", "store", "run"]
 

@@ -2,9 +2,10 @@
 
 from types import SimpleNamespace
 
+from agents.actor import Actor
 from agents.queues import pipe_queues
 from agents.state import Outbox, Send
-from agents.thinker import CampaignThinker
+from campaign.rundir import RunDirectory
 from campaign.trace import Traces
 from tasks.messages import FileRecord
 
@@ -25,8 +26,8 @@ def test_hooks_are_sent_once_the_files_are_in_place(tmp_path, monkeypatch):
     topics = ("hook", "simulate", "infer", "hook")
     sends = [Send(topic, f"{topic}@host", SimpleNamespace(), {}) for topic in topics]
     with Traces(tmp_path) as traces:
-        thinker = CampaignThinker(queues, SimpleNamespace(), traces, tmp_path)
+        actor = Actor(0, "", queues, SimpleNamespace(), traces, RunDirectory(tmp_path))
         # Published twice, as in lockstep: the second time nothing happens.
-        segment_sent = thinker.act(Outbox(sends=sends, published=[staged, staged]))
+        segment_sent = actor.act(Outbox(sends=sends, published=[staged, staged]))
     assert segment_sent is not None
     assert sent == [("simulate", False, False), ("infer", False, False), ("hook", True, False), ("hook", True, False)]
