@@ -19,11 +19,14 @@ $(READY): pyproject.toml constraints.txt
 run: setup
 	$(BIN)/python run.py $(FLAGS)
 
+# Two at a time, but not campaigns: each of these takes both cores of a small machine.
 test: setup
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --ignore tests/integration
+	$(BIN)/python -m pytest -m "not slow" tests/integration
 
 test-all: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --ignore tests/integration
+	$(BIN)/python -m pytest --durations 20 tests/integration
 
 check: setup
 	$(BIN)/ruff check .

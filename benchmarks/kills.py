@@ -1,12 +1,12 @@
 """Whether a campaign survives: real SIGKILLs on every process of it, then `resume`, and what was lost.
 
 Main process, task server, interchange, manager, worker and Redis server are killed at random moments in which a
-segment, an inference or a training is out, and the main process at every named commit point
-(``WAYFINDER_KILL_AT``). What ended the campaign is followed by ``resume``; the next kill meets the resumed one. After
-each kill: no process of a killed campaign is left after 10 s; every segment is committed once, none that was finished
-is run again, every parent exists, every checksum matches, traces tell what the ledger tells; what is lost is at most
-what was in flight. ``--soak N`` instead: N segments with a kill every 30 s on average, its rate beside that of a
-campaign that nobody kills.
+segment, an inference or a training is out, or trajectories wait on a node's scratch to be gathered, and the main
+process at every named commit point (``WAYFINDER_KILL_AT``). What ended the campaign is followed by ``resume``; the
+next kill meets the resumed one. After each kill: no process of a killed campaign is left after 10 s; every segment is
+committed once, none that was finished is run again, every parent exists, every checksum matches, traces tell what the
+ledger tells; what is lost is at most what was in flight. ``--soak N`` instead: N segments with a kill every 30 s on
+average, its rate beside that of a campaign that nobody kills.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tarfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.harness import ROOT, Figure, Figures, Session, Wanted, interval, run
+from campaign.archives import split
 from campaign.faults import POINTS
 from campaign.ledger import FIRST_OTHER_ID
 from campaign.processes import RUN_VARIABLE, processes_of
@@ -37,6 +39,7 @@ from campaign.trace import FILES
 from tasks.files import sha256
 
 MOMENTS = ("simulate", "infer", "train")
+GATHER = "gather"
 VICTIMS = ("main", "server", "interchange", "manager", "worker", "redis")
 
 # A kill that a campaign survives by itself, and one that ends it.
@@ -138,8 +141,8 @@ class Victim:
 
     @property
     def n_done(self) -> int:
-        """Segments that are committed."""
-        return self.count("SELECT count(*) FROM task WHERE kind = 'simulate' AND state = 'complete'")
+        """Segments that are committed, gathered or not."""
+        return self.count("SELECT count(*) FROM task WHERE kind = 'simulate' AND state IN ('complete', 'computed')")
 
     @property
     def run_id(self) -> str:
@@ -183,18 +186,21 @@ def measure(session: Session) -> Figures:
         return _soak(session, session.options.soak)
     order = random.Random(session.options.seed)
     toll = Toll()
-    for number, (flags, kills) in enumerate(_campaigns(session.quick, order)):
+    for number, (flags, kills) in enumerate(_campaigns(session.quick, order, session.folder / "scratch")):
         _kill_one_after_the_other(session, session.folder / f"run-{number}", flags, kills, order, toll)
     return _figures(toll, wanted=10 if session.quick else 60)
 
 
-def _campaigns(quick: bool, order: random.Random) -> Iterator[tuple[tuple[str, ...], list[Kill]]]:
+def _campaigns(quick: bool, order: random.Random, scratch: Path) -> Iterator[tuple[tuple[str, ...], list[Kill]]]:
     """Yield campaigns, and the kills that each has to bear."""
     passages = (1, 4) if quick else (1, 3, 20)
-    points = [Kill(f"{point}:{n}", "") for point in POINTS for n in (passages if point not in _AT_THE_END else (1,))]
+    points, gathering = _points(passages)
+    gathering += [Kill(victim, GATHER) for victim in VICTIMS if victim != "redis"]
+    on_scratch = ("--scratch", str(scratch), "--gather-every", "4")
     random_kills = [Kill(victim, moment) for victim in VICTIMS for moment in MOMENTS]
     if quick:
-        yield ("--simulate-ps-backend", "redis"), order.sample(random_kills, 6) + order.sample(points, 4)
+        yield ("--simulate-ps-backend", "redis"), order.sample(random_kills, 5) + order.sample(points, 3)
+        yield on_scratch, order.sample(gathering, 2)
         return
     for flags in ((), ("--simulate-ps-backend", "redis"), ("--lockstep",)):
         kills = [kill for kill in random_kills if kill.victim != "redis" or "redis" in flags]
@@ -204,6 +210,14 @@ def _campaigns(quick: bool, order: random.Random) -> Iterator[tuple[tuple[str, .
     half = len(points) // 2
     yield (), points[:half]
     yield ("--queue", "redis", "--simulate-ps-backend", "redis"), points[half:]
+    order.shuffle(gathering)
+    yield on_scratch, gathering
+
+
+def _points(passages: tuple[int, ...]) -> tuple[list[Kill], list[Kill]]:
+    """Return kills at the commit points that every campaign passes, and at those of one that gathers."""
+    kills = [Kill(f"{point}:{n}", "") for point in POINTS for n in (passages if point not in _AT_THE_END else (1,))]
+    return [kill for kill in kills if GATHER not in kill.victim], [kill for kill in kills if GATHER in kill.victim]
 
 
 # A command passes these once, when it ends.
@@ -276,6 +290,8 @@ def _interrupt(campaign: Victim) -> None:
 
 def _await_moment(campaign: Victim, moment: str) -> None:
     out = f"SELECT count(*) FROM attempt JOIN task ON id = task_id WHERE outcome IS NULL AND kind = '{moment}'"
+    if moment == GATHER:
+        out = "SELECT count(*) FROM task WHERE state = 'computed'"
     since = campaign.n_done
     _until(
         lambda: campaign.n_done >= since + 4 and campaign.count(out) > 0, _MOMENT_S, f"a {moment} task that is out"
@@ -373,8 +389,7 @@ def flaws(campaign: Victim) -> Iterator[str]:
         if rows := campaign.ask(query):
             yield f"tasks {[row[0] for row in rows]} {told}"
     for name, digest in campaign.ask("SELECT path, sha256 FROM artifact"):
-        path = campaign.path / str(name)
-        if not path.exists() or sha256(path.read_bytes()) != digest:
+        if sha256(_content(campaign.path, str(name))) != digest:
             yield f"{name} does not match its checksum"
     for topic, name in FILES.items():
         path = campaign.path / name
@@ -387,6 +402,19 @@ def flaws(campaign: Victim) -> Iterator[str]:
         yield f"the summary has {summary['segments']} segments and the ledger {campaign.n_done}"
     if summary["proxies"]["left"]:
         yield f"{summary['proxies']['left']} objects are left in the stores"
+
+
+def _content(run: Path, name: str) -> bytes:
+    """Return a file of a run, which may be in an archive; nothing where it is not there."""
+    file, member = split(name)
+    try:
+        if member is None:
+            return (run / file).read_bytes()
+        with tarfile.open(run / file) as archive:
+            packed = archive.extractfile(member)
+            return b"" if packed is None else packed.read()
+    except (OSError, KeyError, tarfile.TarError):
+        return b""
 
 
 def _soak(session: Session, n_segments: int) -> Figures:
