@@ -16,6 +16,7 @@ from sites.devices import sharing
 from sites.htex import htex
 from sites.local import local
 from sites.site import Resources, Site, SiteMaker, no_devices, worker_environment
+from sites.ssh import ssh_site
 from tasks.errors import BadInput
 
 
@@ -111,6 +112,8 @@ SITES: dict[str, SiteMaker] = {
     "local-b": lambda: local("local-b"),
     # This machine, with workers that may open no Redis: how a site behind a firewall behaves, to try it out.
     "local-no-redis": lambda: local("local-no-redis", frozenset({"file", "globus", "inline"})),
+    # The host of --ssh-host. One with a name of its own: "gpubox": lambda: ssh_site("gpubox", SshAccess("gpubox")).
+    "ssh": lambda: ssh_site("ssh"),
     "example-slurm": example_slurm,
     "example-pbs": example_pbs,
 }

@@ -25,7 +25,7 @@ from campaign.stores import Stores
 from campaign.sweep import refuse_differing
 from sites import globus_store, local, redis_server, staging
 from sites.pool import shares
-from sites.site import REACHES_ALL, Resources, Site
+from sites.site import REACHES_ALL, Resources, Site, SshAccess
 from tasks.errors import BadInput
 from tasks.messages import StoreKind, Topic
 from tasks.platforms import GPU_PLATFORMS
@@ -147,7 +147,7 @@ def crew_of(members: Sequence[Member], home: Path, stack: ExitStack) -> Crew:
     stack.callback(guardian.dismiss)
     closing = stack.enter_context(ExitStack())
     redis = _redis(members, home, stack)
-    resources = _resources(members, private_dir)
+    resources = _resources(members, private_dir, redis)
     pool = _pool(parts.pool, resources)
     learning = _learning(parts.learning, resources)
     n_moves = any(_crossing(member.parts) for member in members)
@@ -172,7 +172,10 @@ def crew_of(members: Sequence[Member], home: Path, stack: ExitStack) -> Crew:
     )
 
 
-def _resources(members: Sequence[Member], private_dir: Path) -> Resources:
+_LOOPBACK = frozenset({"127.0.0.1", "localhost"})
+
+
+def _resources(members: Sequence[Member], private_dir: Path, redis: RedisServer | None) -> Resources:
     settings = members[0].parts.settings
     return Resources(
         settings.simulate_workers,
@@ -183,6 +186,22 @@ def _resources(members: Sequence[Member], private_dir: Path) -> Resources:
         settings.segments_per_device,
         any(member.parts.prepared.platform in GPU_PLATFORMS for member in members),
         unpacking=_unpacking(settings),
+        ssh=_ssh(settings),
+        # Only loopback has to be brought there: any other address is dialled as it is.
+        forwards=() if redis is None or redis.host not in _LOOPBACK else (redis.port,),
+    )
+
+
+def _ssh(settings: Settings) -> SshAccess | None:
+    if settings.ssh_host is None:
+        return None
+    return SshAccess(
+        settings.ssh_host,
+        settings.ssh_config,
+        settings.ssh_init,
+        settings.ssh_dir,
+        settings.ssh_tunnel,
+        settings.ssh_port,
     )
 
 

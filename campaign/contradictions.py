@@ -34,6 +34,7 @@ def contradictions(settings: Settings) -> Iterator[str]:
     yield from _bundle(settings)
     yield from _scratch(settings)
     yield from _redis(settings)
+    yield from _ssh(settings)
     yield from _ending(settings)
 
 
@@ -248,8 +249,24 @@ def _may_use_redis(settings: Settings) -> bool:
         return True
     # Where ends do not share the run directory, a backend that was left open becomes Redis.
     left_open = None in settings.ps_backends.values() and not settings.no_proxystore
-    pool = {share.partition(":")[0].strip() for share in settings.simulate_site.split(",")}
-    return left_open and not {*pool, settings.ml_site} <= {"local", "local-b"}
+    return left_open and not {*_pool(settings), settings.ml_site} <= {"local", "local-b"}
+
+
+def _ssh(settings: Settings) -> Iterator[str]:
+    uses_it = "ssh" in {*_pool(settings), settings.ml_site}
+    if uses_it and settings.ssh_host is None:
+        yield "site ssh is a host that you name, and none is named: add --ssh-host HOST"
+    if not uses_it and settings.ssh_host is not None:
+        yield f"--ssh-host {shown(settings.ssh_host)} is used by nothing: add --ml-site ssh or --simulate-site ssh"
+    if settings.ssh_tunnel == "manual" and settings.ssh_port is None:
+        yield "--ssh-tunnel manual goes through a tunnel of yours and no port is named: add --ssh-port PORT"
+    if settings.ssh_tunnel == "auto" and settings.ssh_port is not None:
+        yield f"--ssh-port {settings.ssh_port} is that of your own tunnel: add --ssh-tunnel manual, or drop it"
+
+
+def _pool(settings: Settings) -> set[str]:
+    """Return the names of the sites of segments."""
+    return {share.partition(":")[0].strip() for share in settings.simulate_site.split(",")}
 
 
 def _ending(settings: Settings) -> Iterator[str]:

@@ -352,6 +352,29 @@ class Settings(BaseModel):
         le=65535,
     )
 
+    ssh_host: str | None = _setting(
+        "network", None, "host of the site `ssh`, as in ~/.ssh/config", metavar="HOST", min_length=1
+    )
+    ssh_config: Path | None = _setting(
+        "network", None, "ssh configuration to use", metavar="FILE", default_text="~/.ssh/config"
+    )
+    ssh_init: str | None = _setting(
+        "network", None, "shell line that brings Python and `tasks` on the PATH of that host", metavar="LINE"
+    )
+    ssh_dir: str = _setting(
+        "network",
+        "/tmp/wayfinder",
+        "folder for work and logs on that host",
+        metavar="DIR",
+        pattern=r"^/[\w@%+=:,./-]+$",
+    )
+    ssh_tunnel: Literal["auto", "manual"] = _setting(
+        "network", "auto", "whether each block opens its tunnel, or you did: ssh -R PORT:127.0.0.1:PORT HOST"
+    )
+    ssh_port: int | None = _setting(
+        "network", None, "port of your own tunnel, for --ssh-tunnel manual", ge=1, le=65535
+    )
+
     simulate_ps_backend: Backend | None = _setting(
         "ProxyStore", None, "store of what segments produce", default_text=_BACKEND_CHOICE
     )
@@ -450,7 +473,9 @@ class Settings(BaseModel):
         except ValidationError as error:
             raise BadInput(_sentence(error.errors()[0], info.context or {})) from None
 
-    @field_validator("pdb", "aae_weights", "ps_file_dir", "ps_globus_config", "scratch", "stage_env", mode="before")
+    @field_validator(
+        "pdb", "aae_weights", "ps_file_dir", "ps_globus_config", "scratch", "stage_env", "ssh_config", mode="before"
+    )
     @classmethod
     def _absolute(cls, value: object) -> object:
         """Make paths absolute, for workers and reruns that have another working directory."""

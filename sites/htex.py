@@ -68,6 +68,7 @@ def htex(
     accelerators: int | list[str] = 0,
     queued_per_node: int = 0,
     worker_logdir: Path | None = None,
+    worker_port: int | None = None,
 ) -> HighThroughputExecutor:
     """Return an executor whose blocks are restarted whenever they die.
 
@@ -80,6 +81,8 @@ def htex(
     queued_per_node
         Tasks that wait on the node itself, so that a worker need not wait a round trip for its next one. They stay
         there: with several nodes one could be idle while tasks wait on another.
+    worker_port
+        That of the interchange, where it must be known before; None for a free one.
     """
     label += resources.label_suffix
     executor = PatientExecutor(
@@ -97,6 +100,7 @@ def htex(
         block_error_handler=False,
         encrypted=True,
         worker_logdir_root=None if worker_logdir is None else str(worker_logdir),
+        worker_port=worker_port,
     )
     # Parsl would put the secret keys among its logs, in the run directory.
     keys = resources.private_dir / label

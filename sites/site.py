@@ -6,11 +6,38 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from parsl.executors.base import ParslExecutor
 
 from tasks.errors import BadInput
 from tasks.transport import REACHES_VARIABLE
+
+
+@dataclass(frozen=True, slots=True)
+class SshAccess:
+    """How a host is reached by ssh.
+
+    Attributes
+    ----------
+    host
+        As in the ssh configuration.
+    config
+        That file; None for the user's own.
+    init
+        Shell line that brings Python and `tasks` on its PATH.
+    folder
+        For work and logs over there.
+    tunnel, port
+        Whether each block opens its tunnel (``auto``), or one is there already, under that port on both ends.
+    """
+
+    host: str
+    config: Path | None = None
+    init: str | None = None
+    folder: str = "/tmp/wayfinder"
+    tunnel: Literal["auto", "manual"] = "auto"
+    port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +60,10 @@ class Resources:
         Keeps apart the labels of executors that sites of a pool call alike.
     unpacking
         Shell lines of `sites.staging.unpacking` where workers take their environment from an archive.
+    ssh
+        The host of the command line, if it names one.
+    forwards
+        Ports of this machine's loopback that workers of other machines need: of a Redis server with their data.
     """
 
     simulate_workers: int | None
@@ -44,6 +75,8 @@ class Resources:
     on_devices: bool = False
     label_suffix: str = ""
     unpacking: tuple[str, ...] = ()
+    ssh: SshAccess | None = None
+    forwards: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

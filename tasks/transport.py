@@ -36,6 +36,9 @@ REACHES_VARIABLE = "WAYFINDER_REACHES"
 # Password of the Redis server; in the environment, for messages and files hold no secrets.
 PASSWORD_VARIABLE = "WAYFINDER_REDIS_PASSWORD"
 
+# What ports of the submit host's loopback are called on this one, whose tunnel leads there: ``6379=24510,...``.
+FORWARDED_VARIABLE = "WAYFINDER_FORWARDED"
+
 # Colmena doubles bytes (pickle, then hex), and a pipe carries 32 MiB.
 MAX_INLINE_BYTES = 8_000_000
 
@@ -117,12 +120,18 @@ def open_store(spec: StoreSpec) -> Store[Any]:
     if spec.kind == "file":
         connector = FileConnector(options["store_dir"], clear=False)
     elif spec.kind == "redis":
-        connector = NamespacedRedisConnector(options["hostname"], int(options["port"]), spec.name)
+        connector = NamespacedRedisConnector(options["hostname"], _port_here(options["port"]), spec.name)
     elif spec.kind == "globus":
         connector = _globus_connector(options["config"])
     else:
         raise ValueError(f"a store of kind {spec.kind} cannot be opened")
     return Store(spec.name, connector, serializer=_identity, deserializer=_identity, cache_size=0, register=False)
+
+
+def _port_here(port: str) -> int:
+    """Return the port under which a server answers here."""
+    told = os.environ.get(FORWARDED_VARIABLE, "")
+    return int(dict(pair.split("=") for pair in told.split(",") if pair).get(port, port))
 
 
 def pack(arrays: Arrays) -> bytes:

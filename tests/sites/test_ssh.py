@@ -1,0 +1,99 @@
+"""What a block behind ssh is started with, without any ssh."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from sites.site import Resources, SshAccess
+from sites.ssh import SshProvider, _cause, ssh, ssh_site
+from tasks.errors import BadInput
+from tasks.messages import StoreSpec
+from tasks.transport import FORWARDED_VARIABLE, open_store
+
+COMMAND = "process_worker_pool.py -a 127.0.0.1 --port=54123 --cert_dir {keys} --block_id=0"
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    folder = tmp_path / "keys"
+    folder.mkdir()
+    (folder / "client.key_secret").write_text("secret of a test")
+    return folder
+
+
+def provider(folder: Path, **given) -> SshProvider:
+    return SshProvider(SshAccess("gpubox", folder=str(folder), **given), "true", (6379,), 2, 10)
+
+
+def test_ports_over_there_are_others_each_time(tmp_path: Path):
+    block = provider(tmp_path)
+    seen = set()
+    for _ in range(5):
+        command, forwards = block._through_the_tunnel(COMMAND)
+        (dialled, here), (redis, redis_here) = (forward.split(":127.0.0.1:") for forward in forwards)
+        assert (here, redis_here) == ("54123", "6379")
+        assert f"--port={dialled} " in command
+        assert command.startswith(f"WAYFINDER_FORWARDED=6379={redis} ")
+        seen |= {dialled, redis}
+    assert len(seen) > 5
+
+
+def test_a_tunnel_that_is_there_is_left_alone(tmp_path: Path):
+    assert provider(tmp_path, tunnel="manual", port=54123)._through_the_tunnel(COMMAND) == (COMMAND, [])
+
+
+def test_secrets_go_through_the_line_and_no_command(tmp_path: Path, keys: Path, monkeypatch):
+    monkeypatch.setenv("WAYFINDER_RUN", "0" * 32)
+    monkeypatch.setenv("WAYFINDER_REDIS_PASSWORD", "it's a test")
+    block = provider(tmp_path / "far")
+    told = "cat certificates/*; echo; echo $WAYFINDER_RUN $WAYFINDER_REDIS_PASSWORD"
+    script = block._script(f"bash -c '{told}' --cert_dir {keys}", "block-0")
+    with subprocess.Popen(["bash", "-s"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as pool:
+        pool.stdin.write(script)
+        pool.stdin.flush()
+        said = pool.stdout.read()
+    assert "secret of a test" in said
+    assert f"{'0' * 32} it's a test" in said
+    assert not list((tmp_path / "far").rglob("certificates"))
+    assert not any("test" in word for word in [*ssh(block.access), *block._options(["1:127.0.0.1:2"])])
+
+
+def test_the_pool_ends_with_its_line(tmp_path: Path, keys: Path):
+    script = provider(tmp_path / "far")._script(f"bash -c 'sleep 60' --cert_dir {keys}", "block-0")
+    pool = subprocess.Popen(["bash", "-s"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    pool.stdin.write(script.encode())
+    pool.stdin.flush()
+    with pytest.raises(subprocess.TimeoutExpired):
+        pool.wait(0.5)
+    pool.stdin.close()
+    assert pool.wait(10) != 0
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("Host key verification failed.", "host key is unknown"),
+        ("x@y: Permission denied (publickey).", "refused your key"),
+        ("ssh: Could not resolve hostname gpubox: Name or service not known", "name is not known"),
+        ("ssh: connect to host gpubox port 22: Connection refused", "no sshd listens"),
+        ("a new one", "ssh ended with 'a new one'; try it by hand"),
+        ("", "ssh ended with 'nothing'; try it by hand"),
+    ],
+)
+def test_what_ssh_says_is_told_with_its_remedy(said, told):
+    assert told in _cause(said)
+
+
+def test_a_site_without_a_host_is_refused(tmp_path: Path):
+    with pytest.raises(BadInput, match="add --ssh-host HOST"):
+        ssh_site("ssh").learn(Resources(None, 1, tmp_path, 2.0, 10.0))
+
+
+def test_a_store_is_dialled_at_the_near_end_of_the_tunnel(monkeypatch):
+    monkeypatch.setenv(FORWARDED_VARIABLE, "6379=24510,7000=24511")
+    spec = StoreSpec("behind", "redis", (("hostname", "127.0.0.1"), ("port", "6379")))
+    assert open_store(spec).connector.port == 24510
+    assert (
+        open_store(StoreSpec("beside", "redis", (("hostname", "10.0.0.1"), ("port", "6380")))).connector.port == 6380
+    )
