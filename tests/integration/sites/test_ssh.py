@@ -23,8 +23,11 @@ Start = Callable[..., Campaign]
 
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
 
+# CI installs it, and must not pass because it could not.
+REQUIRED = "ssh" in os.environ.get("WAYFINDER_REQUIRE", "").split(",")
+
 pytestmark = pytest.mark.skipif(
-    SSHD is None or shutil.which("ssh") is None,
+    not REQUIRED and (SSHD is None or shutil.which("ssh") is None),
     reason="needs OpenSSH's server and client: apt-get install openssh-server",
 )
 
