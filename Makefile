@@ -19,14 +19,14 @@ $(READY): pyproject.toml constraints.txt
 run: setup
 	$(BIN)/python run.py $(FLAGS)
 
-# Two at a time, but not campaigns: each of these takes both cores of a small machine.
+# Two at a time: campaigns spend much of a test waiting.
+TESTS := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 15
+
 test: setup
-	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --ignore tests/integration
-	$(BIN)/python -m pytest -m "not slow" tests/integration
+	$(TESTS) -m "not slow"
 
 test-all: setup
-	$(BIN)/python -m pytest --numprocesses 2 --ignore tests/integration
-	$(BIN)/python -m pytest --durations 20 tests/integration
+	$(TESTS)
 
 check: setup
 	$(BIN)/ruff check .

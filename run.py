@@ -48,18 +48,18 @@ from campaign.cli import Command, parse
 from campaign.control import comparison, control_settings
 from campaign.display import announcement, cautions, tell
 from campaign.faults import reach
-from campaign.filesystem import only_process
+from campaign.filesystem import allow_open_files, only_process
 from campaign.ledger import Ledger
 from campaign.molecule import system_spec
 from campaign.preparing import prepare_aside
 from campaign.processes import reap
 from campaign.rerun import rerun as make_ready
-from campaign.resuming import Standing, refuse_damage, resumed_settings, standing
-from campaign.rundir import LEDGER, RunDirectory, make_folder, remove_made
+from campaign.resuming import Standing, refuse_damage, resumed_settings, standing, told_settings
+from campaign.rundir import LEDGER, RunDirectory, make_folder, remove_made, write_whole
 from campaign.settings import Settings
 from campaign.status import statuses
 from campaign.summary import Summary
-from campaign.sweep import TABLE
+from campaign.sweep import TABLE, read_table
 from campaign.timing import time_aside
 from sites import local
 from sites.devices import gpus
@@ -71,6 +71,9 @@ from wiring import Member, Parts, crew_of, plan_of, set_up, set_up_several
 RUNS = Path(__file__).parent / "runs"
 
 COMPLETE, FAILED, BAD_INPUT = 0, 1, 2
+
+# Open files of a campaign: its lock, log, ledger and traces.
+_FILES_EACH = 16
 
 # Folder of the plain run beside a campaign.
 CONTROL = "control"
@@ -133,24 +136,24 @@ def _control_is_over(run_dir: RunDirectory, settings: Settings) -> bool:
 def _start_sweep(command: Command, signals: Signals) -> int:
     """Run campaigns over one set of workers, each in a directory of its own in that of the sweep."""
     assert command.sweep is not None
+    allow_open_files(_FILES_EACH * len(command.several))
     prepared: dict[SystemSpec, PreparedSystem] = {}
     for settings in command.several.values():
         if (spec := system_spec(settings)) not in prepared:
             prepared[spec] = _prepare(Command("start", settings), signals)
     folder, made = make_folder(command.run_dir, RUNS, "sweep")
     try:
-        (folder / "logs").mkdir()
+        _begin_folder(folder, command.sweep)
         with ExitStack() as stack:
             members = []
             for name, settings in command.several.items():
                 parts = Parts.gather(settings, prepared[system_spec(settings)], _BEGAN)
                 run_dir = RunDirectory.create(folder / name, RUNS, name, settings.min_free_mb * 1_000_000)
                 stack.enter_context(only_process(run_dir.path))
-                members.append(Member(parts, run_dir, name=name))
+                members.append(Member(parts, run_dir, name=name, shared_by=len(command.several)))
             plans = set_up_several(members, folder, stack)
             for plan in plans:
                 refuse_what_cannot_fit(plan)
-            shutil.copyfile(command.sweep, folder / TABLE)
             summaries = _run(plans, signals)
     except BadInput:
         remove_made(made)
@@ -159,23 +162,57 @@ def _start_sweep(command: Command, signals: Signals) -> int:
 
 
 def _resume_sweep(command: Command, signals: Signals) -> int:
-    """Go on with the campaigns of a sweep that are not over."""
-    folder, members = command.named.resolve(), []
+    """Go on with the campaigns of a sweep that are not over; one that cannot go on is told, and left as it is."""
+    folder, refused = command.named.resolve(), False
+    rows = read_table(folder / TABLE).rows
+    allow_open_files(_FILES_EACH * len(rows))
+    members: list[Member] = []
     with ExitStack() as stack:
-        for ledger in sorted(folder.glob(f"*/{LEDGER}")):
-            run_dir = RunDirectory.open(ledger.parent)
-            stack.enter_context(only_process(run_dir.path))
-            before = standing(run_dir)
-            settings = resumed_settings(run_dir.path, before.settings, command.flags)
-            if not before.is_over(settings, command.flags):
-                members.append(replace(_left_by(run_dir, before, settings, _BEGAN), name=run_dir.path.name))
-        if not members:
-            tell(f"{folder} is complete: nothing is left to do")
-            tell(f"run directory: {folder}")
-            return COMPLETE
-        plans = set_up_several(members, folder, stack)
-        summaries = _run(plans, signals)
-    return _conclude_sweep(folder, plans, summaries, signals)
+        for row in rows:
+            try:
+                member = _left_in_sweep(folder / row.name, command, len(rows), stack)
+            except BadInput as error:
+                print(f"wayfinder: campaign {row.name}: {error}", file=sys.stderr)
+                refused = True
+                continue
+            members += [] if member is None else [member]
+        if members:
+            plans = set_up_several(members, folder, stack)
+            code = _conclude_sweep(folder, plans, _run(plans, signals), signals)
+            return code or (BAD_INPUT if refused else COMPLETE)
+    if not refused:
+        tell(f"{folder} is complete: nothing is left to do")
+    tell(f"run directory: {folder}")
+    return BAD_INPUT if refused else COMPLETE
+
+
+def _left_in_sweep(path: Path, command: Command, n_rows: int, stack: ExitStack) -> Member | None:
+    """Return a campaign of a sweep as an earlier process left it; None if it is over."""
+    if not path.is_dir():
+        raise BadInput(f"{path} is gone: restore it from a copy, or start a sweep of what is missing")
+    stack.enter_context(only_process(path))
+    if not (path / LEDGER).exists():
+        # Killed before it began anything: its inputs are there.
+        run_dir = RunDirectory(path)
+        settings = Settings.model_validate(told_settings(run_dir))
+        parts = Parts.gather(settings, run_dir.read_system(), _BEGAN)
+        return Member(parts, run_dir, name=path.name, shared_by=n_rows)
+    run_dir = RunDirectory.open(path)
+    before = standing(run_dir)
+    if before.status == "complete" and not command.flags:
+        return None
+    settings = resumed_settings(path, before.settings, command.flags)
+    if before.is_over(settings, command.flags):
+        return None
+    return replace(_left_by(run_dir, before, settings, _BEGAN), name=path.name)
+
+
+def _begin_folder(folder: Path, table: str) -> None:
+    try:
+        (folder / "logs").mkdir()
+        write_whole(folder / TABLE, table.encode())
+    except OSError as error:
+        raise BadInput(f"{folder} cannot be written: {error.strerror}; name another with --run-dir") from error
 
 
 def _conclude_sweep(folder: Path, plans: Sequence[Plan], summaries: Sequence[Summary], signals: Signals) -> int:

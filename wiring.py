@@ -87,12 +87,15 @@ class Member:
         Where an earlier process left it; None for a new one.
     name
         What its messages to the user begin with; empty for a lone one.
+    shared_by
+        How many campaigns share the workers when this one begins.
     """
 
     parts: Parts
     run_dir: RunDirectory
     before: Standing | None = None
     name: str = ""
+    shared_by: int = 1
 
     @property
     def older(self) -> frozenset[StoreKind]:
@@ -156,7 +159,7 @@ def crew_of(members: Sequence[Member], home: Path, stack: ExitStack) -> Crew:
     host = None
     if n_moves or n_hooks:
         host = Hands("host", local.submit_host(resources, n_moves + n_hooks), n_moves + n_hooks)
-    before = members[0].before if len(members) == 1 else None
+    earlier = {member.before.last_run_id for member in members if member.before is not None}
     return Crew(
         run_id=run_id,
         home=home,
@@ -168,7 +171,7 @@ def crew_of(members: Sequence[Member], home: Path, stack: ExitStack) -> Crew:
         host=host,
         redis=redis,
         closing=closing,
-        earlier=None if before is None else before.last_run_id,
+        earlier=frozenset(run_id for run_id in earlier if run_id is not None),
     )
 
 
@@ -212,7 +215,8 @@ def plan_of(member: Member, crew: Crew, stack: ExitStack) -> Plan:
     began = before is not None and before.began
     weights = None if began else read_weights(settings, len(prepared.feature_indices))
     refuse_unquotable(run_dir.path)
-    campaign_id = before.campaign_id if before is not None else uuid.uuid4().hex
+    # Where a process was killed before it wrote down which campaign it began, this is another.
+    campaign_id = (before.campaign_id if before is not None else "") or uuid.uuid4().hex
     stores = _stores(member, campaign_id, crew.redis)
     # A later process finds there what could not be parked; nothing is sure of that until the campaign ends.
     stores.left_in_place = before is not None
@@ -240,6 +244,7 @@ def plan_of(member: Member, crew: Crew, stack: ExitStack) -> Plan:
         began=parts.began,
         pool=pool,
         name=member.name,
+        shared_by=member.shared_by if before is None else before.shared_by,
     )
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import sqlite3
 import time
 from collections.abc import Callable, Iterable
 
 from colmena.models import Result
-from redis import RedisError
 
 from agents.queues import Queues
 from agents.results import outcomes_of
@@ -88,10 +86,7 @@ class Actor:
 
     def stop(self, reason: str) -> None:
         """Send nothing more."""
-        try:
-            self.act(self.steering.stop(reason))
-        except (sqlite3.Error, OSError, RedisError) as error:
-            self.state.fail(f"the Thinker could not be stopped in order: {error}")
+        self._guarded(lambda: self.act(self.steering.stop(reason)))
 
     def pause(self, reason: str | None) -> None:
         """Send nothing for the time being; None: go on."""

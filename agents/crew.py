@@ -78,7 +78,7 @@ class Crew:
     home
         Where Parsl logs: the run directory, or the folder of a sweep.
     earlier
-        ``run_id`` of the process before this one, if it was on this machine.
+        ``run_id`` of the processes before this one that were on this machine.
     guardian
         Ends what the main process leaves, should it be killed; started before anything else.
     pool, learning, host
@@ -100,7 +100,7 @@ class Crew:
     host: Hands | None
     redis: RedisServer | None
     closing: ExitStack
-    earlier: str | None = None
+    earlier: frozenset[str] = frozenset()
 
     @property
     def executors(self) -> list[ParslExecutor]:

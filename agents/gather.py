@@ -42,6 +42,8 @@ class GatherAgent(TopicAgent[GatherSpec, GatherResult]):
         self.flushed = False
         self._leaving = False
         self._rounds = 0
+        self._n_flushes = 0
+        self._answered: set[str] = set()
 
     @property
     def settled(self) -> bool:
@@ -72,8 +74,12 @@ class GatherAgent(TopicAgent[GatherSpec, GatherResult]):
         leaving = self.state.ending is not None
         if self.busy or not self._simulate.computed or self.state.failure is not None:
             return
+        if self.state.paused is not None and not leaving:
+            return
         if (over and not self.flushed) or (leaving and not self._leaving):
             self._leaving = leaving
+            self._answered.clear()
+            self._n_flushes = 0
             self._flush()
         elif over and not leaving:
             self._run_again()
@@ -84,11 +90,12 @@ class GatherAgent(TopicAgent[GatherSpec, GatherResult]):
         self._run_lost([segment for segment, node in self.state.ledger.computed_on().items() if node in emptied])
 
     def _flush(self) -> None:
-        """Send as many tasks as there are workers, so that every node gets some."""
+        """Send as many tasks as there are workers, so that every node gets some; more with each try."""
+        self._n_flushes += 1
         for place in self.state.pool.here or self.state.pool.places:
             assert place.scratch is not None  # as there is something on it
             assert place.run_dir is not None
-            for _ in range(place.slots):
+            for _ in range(self._n_flushes * place.slots):
                 spec = GatherSpec(self.state.new_task_id(), 1, place.scratch, place.run_dir)
                 self.begin_task(spec, place=place.of(self.topic))
         self.flushed = True
@@ -97,6 +104,13 @@ class GatherAgent(TopicAgent[GatherSpec, GatherResult]):
         self.take_found()
         left = sorted(self._simulate.computed)
         if not left:
+            return
+        # Parsl gives a task to any node: one that did not answer may only have got none.
+        where = self.state.ledger.computed_on()
+        unheard = {where[segment] for segment in left} - self._answered
+        if unheard and self._n_flushes < self.state.settings.max_attempts:
+            logger.info("%s did not answer yet: gathering once more", ", ".join(sorted(unheard)))
+            self._flush()
             return
         self._rounds += 1
         if self._rounds > self.state.settings.max_attempts:
@@ -135,6 +149,7 @@ class GatherAgent(TopicAgent[GatherSpec, GatherResult]):
 
     def succeeded(self, spec: GatherSpec, result: GatherResult) -> None:
         """Let what was gathered be complete."""
+        self._answered.add(result.node)
         if result.archive is not None and not self.state.ledger.knows_archive(result.archive.file.path):
             self._complete(spec.task_id, result.archive)
 

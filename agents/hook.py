@@ -7,6 +7,7 @@ chain with it, never the segment.
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -130,10 +131,14 @@ class HookAgent(TopicAgent[HookSpec, HookResult]):
 
     def fill(self) -> None:
         """Send what is due, as far as there are workers."""
-        while self._due and len(self.in_flight) < self.destination.slots and not self.state.quiet:
+        while self._due and self._has_room() and not self.state.quiet:
             due = self._due.popleft()
             self.state.ledger.set_state(due.spec.task_id, "running")
             self.send(due.spec, self.destination, failures=due.failures)
+
+    def _has_room(self) -> bool:
+        """Return whether a worker is free, of those that are this campaign's part."""
+        return len(self.in_flight) < math.ceil(self.destination.slots / self.state.pool.shared_by())
 
     # What comes back --------------------------------------------------------------------------------------------
 

@@ -53,6 +53,8 @@ class Plan:
         Who works for it, and perhaps for others.
     name
         What its messages to the user begin with; empty for a lone campaign.
+    shared_by
+        How many campaigns shared the workers when this one began.
     campaign_id
         The same in every process of a campaign.
     resumed
@@ -78,12 +80,16 @@ class Plan:
     began: float
     pool: tuple[Destination, ...] = ()
     name: str = ""
+    shared_by: int = 1
 
     @property
     def folders(self) -> tuple[Path, ...]:
         """Where the campaign writes on this host."""
         stores = (dict(spec.options).get("store_dir") for spec in self.stores.specs if spec.kind == "file")
-        return (self.run_dir.path, *(Path(folder) for folder in stores if folder is not None))
+        # Nodes have a scratch of their own; if this host is none, this is but its disk.
+        scratch = self.settings.scratch
+        here = () if scratch is None else (next(p for p in (scratch, *scratch.parents) if p.exists()),)
+        return (self.run_dir.path, *(Path(folder) for folder in stores if folder is not None), *here)
 
     @property
     def places(self) -> tuple[Destination, ...]:
@@ -98,13 +104,20 @@ class Plan:
                 yield topic, place.of(topic)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Running:
-    """A campaign of this process."""
+    """A campaign of this process.
+
+    Attributes
+    ----------
+    complete_at
+        When it had all that it was to have (monotonic), and the ledger told so.
+    """
 
     plan: Plan
     ledger: Ledger
     actor: Actor
+    complete_at: float | None = None
 
     @property
     def state(self) -> CampaignState:
@@ -128,14 +141,13 @@ def run_campaigns(plans: Sequence[Plan], signals: Signals) -> list[Summary]:
             for each in campaigns:
                 each.state.fail(str(error))
         finally:
-            seconds = time.monotonic() - plans[0].began
+            ended = time.monotonic()
             service.end()
             _flush(service)
             for each in campaigns:
                 with each.plan.run_dir.in_focus():
-                    _bring_in(each)
-                    _leave(each)
-        return [_conclude(each, service, signals, seconds) for each in campaigns]
+                    _leave_in_order(each)
+        return [_conclude(each, service, signals, ended) for each in campaigns]
 
 
 def probe_executors(plan: Plan, signals: Signals) -> dict[str, ProbeReport]:
@@ -162,12 +174,15 @@ def _begin(number: int, plan: Plan, service: Service, stack: ExitStack) -> _Runn
     return _Running(plan, ledger, Actor(number, plan.name, service.queues, steering, traces, plan.run_dir))
 
 
-def _conclude(campaign: _Running, service: Service, signals: Signals, seconds: float) -> Summary:
+def _conclude(campaign: _Running, service: Service, signals: Signals, ended: float) -> Summary:
     plan, state = campaign.plan, campaign.state
+    # What came after it was complete is nothing to it.
+    stopped_by = signals.first if campaign.complete_at is None else None
+    seconds = (campaign.complete_at or ended) - plan.began
     with plan.run_dir.in_focus():
         logger.info("ended after %.0f s: %s", seconds, state.failure or state.ending or "the target was reached")
         traffic = service.queues.traffic[campaign.actor.number]
-        summary = summarise(plan.settings, state, traffic, signals.first, plan.began, seconds)
+        summary = summarise(plan.settings, state, traffic, stopped_by, plan.began, seconds)
         _note_status(campaign.ledger, summary)
     return summary
 
@@ -187,6 +202,7 @@ def _steering(plan: Plan, ledger: Ledger) -> Steering:
         "settings": settings.as_config(),
         "system": plan.prepared.name,
         "target": settings.target_segments,
+        "shared_by": plan.shared_by,
     }
     begin_process(ledger, plan.crew.run_id, plan.run_dir.path, about)
     if ledger.network is not None:
@@ -316,7 +332,7 @@ def _watch(service: Service, campaigns: Sequence[_Running], signals: Signals) ->
         state.began = time.monotonic()
         state.end_of_time = end_of_time(plan.settings.walltime, plan.began)
         state.pool.workers = service.attendance
-        state.pool.shared_by = _sharing(actors, state.settings)
+        state.pool.shared_by = _sharing(actors, plan)
         with plan.run_dir.in_focus():
             logger.info("%s: %s", plan.prepared.name, plan.settings.policy)
     thinker = CampaignThinker(service.queues, actors)
@@ -326,6 +342,8 @@ def _watch(service: Service, campaigns: Sequence[_Running], signals: Signals) ->
 
         def look() -> None:
             _admit_latecomers(service, pools)
+            for each in campaigns:
+                _note_completion(each)
             display.update()
 
         charges = [_charge(each) for each in campaigns]
@@ -335,19 +353,35 @@ def _watch(service: Service, campaigns: Sequence[_Running], signals: Signals) ->
             supervisor.watch()
         finally:
             supervisor.end()
+            for each in campaigns:
+                _note_completion(each)
     for actor in actors:
         if actor.state.failure is None and actor.state.ending is None and not actor.steering.finished:
             actor.state.fail("the Thinker ended before its work was done; see runtime.log")
 
 
-def _sharing(actors: Sequence[Actor], settings: Settings) -> Callable[[], int]:
+def _sharing(actors: Sequence[Actor], plan: Plan) -> Callable[[], int]:
     """Return what tells how many campaigns share the workers: those that are not over.
 
-    In lockstep it is as many as began, for how much is out decides what the next segment knows.
+    In lockstep it is as many as began, in whatever process, for how much is out decides what the next segment knows.
     """
-    if settings.lockstep or len(actors) == 1:
-        return lambda: len(actors)
+    if plan.settings.lockstep or len(actors) == 1:
+        return lambda: plan.shared_by if plan.settings.lockstep else 1
     return lambda: max(1, sum(not actor.ended for actor in actors))
+
+
+def _note_completion(campaign: _Running) -> None:
+    """Let the ledger tell that a campaign is complete, though others of the process go on."""
+    state = campaign.state
+    told_to_end = state.failure is not None or state.stopped or state.out_of_time or campaign.actor.dismissed
+    if campaign.complete_at is not None or not campaign.actor.ended or told_to_end:
+        return
+    campaign.complete_at = time.monotonic()
+    try:
+        with state.lock, campaign.ledger.transaction():
+            campaign.ledger.set_meta("status", "complete")
+    except sqlite3.Error as error:
+        state.fail(f"the ledger could not be written: {error}; free some space on its disk")
 
 
 def _charge(campaign: _Running) -> Charge:
@@ -379,6 +413,16 @@ def _open_ledger(path: Path) -> Ledger:
         ) from error
 
 
+def _leave_in_order(campaign: _Running) -> None:
+    """Leave a campaign; what goes wrong with it is nothing to others."""
+    try:
+        _bring_in(campaign)
+        _leave(campaign)
+    except (sqlite3.Error, OSError, RedisError, TaskFailed) as error:
+        logger.exception("the campaign could not be left in order")
+        campaign.state.fail(f"the campaign could not be left in order: {error}; resume mends it")
+
+
 def _bring_in(campaign: _Running) -> None:
     """Gather what workers of this host had no time for; a campaign of which segments are missing is not complete."""
     plan, ledger, state = campaign.plan, campaign.ledger, campaign.state
@@ -388,7 +432,7 @@ def _bring_in(campaign: _Running) -> None:
     missing = bring_in(ledger, plan.run_dir.path, destination.scratch, destination.executor)
     if missing is not None:
         logger.warning("%s", missing)
-        if not state.stopped:
+        if not (state.stopped or state.out_of_time):
             state.fail(missing)
 
 
@@ -409,8 +453,9 @@ def _leave(campaign: _Running) -> None:
     _sweep(plan.stores, ledger)
     try:
         ledger.abandon_running()
-        with ledger.transaction():
-            ledger.set_meta("status", "interrupted")
+        if campaign.complete_at is None:
+            with ledger.transaction():
+                ledger.set_meta("status", "interrupted")
     except sqlite3.Error as error:
         state.fail(f"the ledger could not be written: {error}; free some space on its disk")
     park(ledger, plan.stores)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -131,7 +131,7 @@ def pipe_queues() -> CountedPipes:
     return CountedPipes(topics=TOPICS, keep_inputs=False)
 
 
-def redis_queues(host: str, port: int, run_id: str, earlier: str | None = None) -> CountedRedis:
+def redis_queues(host: str, port: int, run_id: str, earlier: Iterable[str] = ()) -> CountedRedis:
     """Return queues on a Redis server.
 
     Parameters
@@ -139,11 +139,10 @@ def redis_queues(host: str, port: int, run_id: str, earlier: str | None = None) 
     run_id
         Tells their keys from those of others.
     earlier
-        Id of the process before this one, whose messages nobody will read any more.
+        Ids of the processes before this one, whose messages nobody will read any more.
     """
     queues = CountedRedis(topics=TOPICS, hostname=host, port=port, prefix=_prefix(run_id), keep_inputs=False)
-    if earlier is not None and (
-        left := list(queues.redis_client.scan_iter(match=f"{_prefix(earlier)}*", count=1000))
-    ):
-        queues.redis_client.delete(*left)
+    for before in earlier:
+        if left := list(queues.redis_client.scan_iter(match=f"{_prefix(before)}*", count=1000)):
+            queues.redis_client.delete(*left)
     return queues

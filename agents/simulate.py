@@ -159,8 +159,8 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         end = self.state.end_of_time
         if end is None or self.state.ending is not None:
             return True
-        longest = max(self._durations, default=0.0) * self.bundle_size()
-        # It waits behind one, and the campaign needs a moment to end.
+        # It waits behind one, of each campaign that shares the workers, and the campaign needs a moment to end.
+        longest = max(self._durations, default=0.0) * self.bundle_size() * self.state.pool.shared_by()
         left = end - time.monotonic() - LEAVING_S
         if left > QUEUED_PER_WORKER * longest:
             return True

@@ -186,6 +186,9 @@ class Steering:
             self._hand_on()
             self._send_what_is_due()
         self.gather.settle(over=self._no_more_segments() and not self.simulate.busy)
+        # What cannot be had again leaves room for others.
+        if not self.simulate.busy and self.simulate.wants_more():
+            self._send_what_is_due()
 
     def _send_what_is_due(self) -> None:
         """Send segments and learning; called after each result, so that in lockstep each meets the same state."""

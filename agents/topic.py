@@ -297,7 +297,11 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
         """Give up attempts past their deadline; a result that still comes is recorded and not applied."""
         limit = self.state.settings.task_timeout
         for flight in self.overdue(now):
-            self._lose(flight, Failure("lost", f"no result within --task-timeout {limit:g} s"))
+            self._lose(flight, Failure("lost", f"no result within --task-timeout {limit:g} s{self._times()}"))
+
+    def _times(self) -> str:
+        sharing = self.state.pool.shared_by()
+        return f", {sharing} times, as campaigns share the workers" if sharing > 1 else ""
 
     def strays(self) -> list[InFlight[SpecT]]:
         """Return what is at a site that is away or gone, while another is here."""

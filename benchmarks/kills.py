@@ -269,6 +269,8 @@ def _bear(campaign: Victim, kill: Kill, order: random.Random, toll: Toll) -> Non
     in_flight = campaign.count("SELECT count(*) FROM attempt WHERE outcome IS NULL")
     if kill.victim not in _SURVIVED:
         _await_end(campaign, kill, toll)
+        # A main process that lives goes on deciding until it has noticed.
+        in_flight += campaign.count(f"SELECT count(*) FROM attempt WHERE started > {killed}")
         _await_silence(campaign, run_id, kill, toll)
         campaign.begin()
         _started(campaign)
@@ -337,7 +339,7 @@ def _await_work(campaign: Victim, killed: float, kill: Kill, toll: Toll) -> None
 
 
 def _finished_segments(campaign: Victim) -> set[object]:
-    told = "SELECT id FROM task WHERE kind = 'simulate' AND state = 'complete'"
+    told = "SELECT id FROM task WHERE kind = 'simulate' AND state IN ('complete', 'computed')"
     return {row[0] for row in campaign.ask(told)}
 
 
@@ -347,7 +349,8 @@ def _look(campaign: Victim, kill: Kill, done: set[object], in_flight: int, kille
     if again & done:
         toll.wrong.append(f"{kill.name}: segments {sorted(map(str, again & done))} were run again")
     lost = campaign.count(
-        "SELECT count(DISTINCT task_id) FROM attempt WHERE outcome IN ('abandoned', 'worker_lost', 'manager_lost')"
+        "SELECT count(DISTINCT task_id) FROM attempt"
+        " WHERE outcome IN ('abandoned', 'worker_lost', 'manager_lost', 'lost')"
         f" AND ended > {killed - 1}"
     )
     if lost > in_flight:

@@ -70,7 +70,7 @@ class Command:
     segments
         Of these only.
     sweep
-        Table of flag values, each of whose rows is a campaign.
+        The text of a table of flag values, each of whose rows is a campaign.
     several
         These campaigns, by their names.
     """
@@ -83,7 +83,7 @@ class Command:
     run: Path | None = None
     flags: Mapping[str, object] = field(default_factory=dict)
     segments: tuple[int, ...] = ()
-    sweep: Path | None = None
+    sweep: str | None = None
     several: Mapping[str, Settings] = field(default_factory=dict)
 
     @property
@@ -133,7 +133,7 @@ def parse(argv: Sequence[str]) -> Command:
     if run is not None:
         return _about_a_run(verb, run, given)
     if "sweep" in given:
-        return _sweep(rest, given)
+        return _sweep(given)
     run_dir = given.pop("run_dir", None)
     as_json, dry_run = bool(given.pop("json", False)), bool(given.pop("dry_run", False))
     if verb == "start" and as_json and not dry_run:
@@ -145,19 +145,19 @@ def parse(argv: Sequence[str]) -> Command:
     return Command(verb, _settings(given), Path(run_dir) if isinstance(run_dir, str) else None, as_json, dry_run)
 
 
-def _sweep(argv: Sequence[str], given: dict[str, object]) -> Command:
+def _sweep(given: dict[str, object]) -> Command:
     """Return the command to start a campaign for each row of a table; what is on the command line is for all."""
     file = Path(str(given["sweep"]))
     for name in ("dry_run", "json"):
         if given.get(name):
             raise BadInput(f"{flag(name)} is about one campaign and --sweep starts several: give one of them")
     several: dict[str, Settings] = {}
-    for row in read_table(file):
-        its = _read_flags("start", [*argv, *row.words])
-        for name in ("sweep", "run_dir"):
-            its.pop(name, None)
+    table, run_dir = read_table(file), given.get("run_dir")
+    common = {name: value for name, value in given.items() if name not in ("sweep", "run_dir")}
+    for row in table.rows:
         try:
-            settings = several[row.name] = _settings(its)
+            # A row wins, also where a flag may be repeated.
+            settings = several[row.name] = _settings({**common, **_read_flags("start", row.words)})
         except BadInput as error:
             raise BadInput(f"--sweep {shown(file)}, campaign {row.name}: {error}") from error
         if settings.control:
@@ -165,8 +165,7 @@ def _sweep(argv: Sequence[str], given: dict[str, object]) -> Command:
                 f"--sweep {shown(file)}, campaign {row.name} would have a control run: add --no-control, and a row "
                 "with the policy plain"
             )
-    run_dir = given.get("run_dir")
-    return Command("start", run_dir=Path(str(run_dir)) if run_dir else None, sweep=file, several=several)
+    return Command("start", run_dir=Path(str(run_dir)) if run_dir else None, sweep=table.text, several=several)
 
 
 def _split_verb(argv: Sequence[str]) -> tuple[Verb, Sequence[str]]:

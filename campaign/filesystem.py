@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource
 import socket
 import time
 from collections.abc import Iterator
@@ -23,6 +24,9 @@ _NETWORK = {
 
 
 _LOCK = ".lock"
+
+# Of Parsl, Colmena's pipes, libraries.
+_OTHER_FILES = 200
 
 
 def network_file_system(path: Path) -> str | None:
@@ -46,6 +50,25 @@ def in_use_by(run_dir: Path) -> str | None:
     finally:
         os.close(handle)
     return None
+
+
+def allow_open_files(count: int) -> None:
+    """Let this process open so many files, beside those that it needs anyway.
+
+    Raises
+    ------
+    BadInput
+        When the system does not allow it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and wanted > soft:
+        if hard != resource.RLIM_INFINITY and wanted > hard:
+            raise BadInput(
+                f"so many campaigns need {wanted} open files, and this system allows {hard}: raise `ulimit -n`, or "
+                "run fewer at once"
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 from campaign.archives import split
 from campaign.flags import flag, note, shown
 from campaign.ledger import ON_SCRATCH, check_ledger, meta_of, read_ledger
-from campaign.rundir import RunDirectory
+from campaign.rundir import PARAMS, RunDirectory
 from campaign.settings import Settings
 from campaign.stores import kind_of
 from campaign.wire import addresses
@@ -49,6 +49,8 @@ class Standing:
         Kinds of store in which the last process left what is needed to go on.
     until
         The ends of the campaign (`Settings.ends`) of which a hook of the user's said that they are reached.
+    shared_by
+        How many campaigns shared the workers when it began.
     """
 
     status: str
@@ -60,6 +62,7 @@ class Standing:
     began: bool
     store_kinds: frozenset[StoreKind]
     until: list[object] | None = None
+    shared_by: int = 1
 
     def is_over(self, settings: Settings, flags: Mapping[str, object]) -> bool:
         """Return whether the campaign has all that these settings ask for; ``flags`` are those given now."""
@@ -93,14 +96,27 @@ def standing(run_dir: RunDirectory) -> Standing:
     return Standing(
         meta.get("status", "running"),
         meta.get("campaign", ""),
-        meta.get("settings", {}),
+        meta.get("settings") or told_settings(run_dir),
         last["run_id"] if _was_here(last, run_dir.path) else None,
         told.get("segments", 0),
         told.get("model_version", 0),
         kept is not None,
         frozenset(kind for (text,) in needed for name, _ in addresses(text) if (kind := kind_of(name)) is not None),
         (told.get("until") or {}).get("ends"),
+        meta.get("shared_by", 1),
     )
+
+
+def told_settings(run_dir: RunDirectory) -> dict[str, Any]:
+    """Return the settings of a run whose process was killed before its ledger told them."""
+    path = run_dir.path / PARAMS
+    try:
+        told: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            f"{path} cannot be read ({error}), and nothing else tells what the run is: start anew"
+        ) from None
+    return told
 
 
 def _was_here(process: Mapping[str, Any], run_dir: Path) -> bool:

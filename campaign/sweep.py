@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from campaign.flags import core_type, flag, n_values, note, opposite, repeats, shown, unknown
+from campaign.flags import core_type, flag, is_whole, n_values, note, opposite, repeats, shown, unknown
+from campaign.rundir import LEDGER
 from campaign.settings import Settings
 from tasks.errors import BadInput
 
@@ -22,6 +24,18 @@ _SHARED = frozenset({"walltime", "hook_workers"})
 
 _NAME = "name"
 _YES, _NO = frozenset({"true", "yes", "on", "1"}), frozenset({"false", "no", "off", "0"})
+
+
+# What a sweep's folder holds besides, or would be taken for.
+_TAKEN = frozenset({TABLE, LEDGER, "logs"})
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table as it was read, and its rows."""
+
+    text: str
+    rows: tuple[Row, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +70,8 @@ def refuse_differing(several: Mapping[str, Settings]) -> None:
                 )
 
 
-def read_table(file: Path) -> list[Row]:
-    """Return the rows of a table (CSV; columns are flags without their dashes, and ``name``).
+def read_table(file: Path) -> Table:
+    """Return a table (CSV; columns are flags without their dashes, and ``name``).
 
     A cell that is empty leaves its flag out. Without a name a campaign is called by the number of its row, from 001.
 
@@ -68,10 +82,10 @@ def read_table(file: Path) -> list[Row]:
         be those of directories.
     """
     try:
-        with file.open(newline="") as lines:
-            table = csv.reader(lines, skipinitialspace=True)
-            header = [name.strip().removeprefix("--") for name in next(table, [])]
-            cells = [[cell.strip() for cell in row] for row in table if any(cell.strip() for cell in row)]
+        text = file.read_text()
+        table = csv.reader(io.StringIO(text), skipinitialspace=True)
+        header = [name.strip().removeprefix("--") for name in next(table, [])]
+        cells = [[cell.strip() for cell in row] for row in table if any(cell.strip() for cell in row)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BadInput(f"--sweep {shown(file)} cannot be read ({error}): give a CSV file") from error
     _check_header(file, header)
@@ -82,7 +96,7 @@ def read_table(file: Path) -> list[Row]:
     for name in names:
         if names.count(name) > 1:
             raise BadInput(f"--sweep {shown(file)} has two campaigns called {shown(name)}: give each its own name")
-    return rows
+    return Table(text, tuple(rows))
 
 
 def _check_header(file: Path, header: list[str]) -> None:
@@ -109,7 +123,7 @@ def _row(file: Path, header: list[str], cells: list[str], number: int) -> Row:
         )
     told = dict(zip(header, cells, strict=True))
     name = told.pop(_NAME, "") or f"{number:03d}"
-    if not re.fullmatch(r"[\w][\w.+-]*", name) or name == "logs":
+    if not re.fullmatch(r"[\w][\w.+-]*", name) or name in _TAKEN:
         raise BadInput(
             f"name {shown(name)} in --sweep {shown(file)} cannot be that of a directory: use letters, digits, "
             "and -, _, + or ."
@@ -129,7 +143,7 @@ def _words(file: Path, column: str, cell: str) -> Iterator[str]:
     elif n_values(field) > 1:
         yield flag(setting)
         yield from _parted(file, column, cell)
-    elif repeats(field):
+    elif repeats(field) and not is_whole(field):
         for value in _parted(file, column, cell):
             yield f"{flag(setting)}={value}"
     else:

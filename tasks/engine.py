@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ from tasks.prepared import PreparedSystem
 from tasks.transport import fetch
 
 GAS_CONSTANT_KJ_PER_MOL_K = 0.00831446261815324
-MAX_ENGINES = 2
+# Campaigns that share their workers take turns on them.
+MAX_ENGINES = 6
 
 _BAROSTATS = (
     openmm.MonteCarloBarostat,
@@ -83,7 +84,8 @@ _engines: OrderedDict[tuple[str, Dynamics], Engine] = OrderedDict()
 
 def warm_engine(system: Ref, system_id: str, dynamics: Dynamics) -> Engine:
     """Return the engine of a shipped system, made if this worker does not have it yet."""
-    key = (system_id, dynamics)
+    # How long a segment is makes no difference to its Context.
+    key = (system_id, replace(dynamics, n_steps=0, frame_steps=0, min_seconds=0.0))
     if key not in _engines:
         prepared = PreparedSystem.from_arrays(fetch(system))
         _engines[key] = make_engine(prepared, make_context(prepared, dynamics))

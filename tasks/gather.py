@@ -58,15 +58,15 @@ def gather_when_due(scratch: Scratch, run_dir: str) -> Archive | None:
     """
     if len(_whole_files(scratch)) < scratch.gather_every:
         return None
-    with _only_gatherer(scratch, patience_s=0.0) as alone:
-        # Another worker may have gathered them meanwhile.
-        if not alone or len(files := _whole_files(scratch)) < scratch.gather_every:
-            return None
-        try:
+    try:
+        with _only_gatherer(scratch, patience_s=0.0) as alone:
+            # Another worker may have gathered them meanwhile.
+            if not alone or len(files := _whole_files(scratch)) < scratch.gather_every:
+                return None
             return _gather(files, scratch, Path(run_dir))
-        except OSError as error:
-            logger.warning("trajectories stay on the scratch of this node, for they cannot be gathered: %s", error)
-            return None
+    except OSError as error:
+        logger.warning("trajectories stay on the scratch of this node, for they cannot be gathered: %s", error)
+        return None
 
 
 def gather(spec: GatherSpec) -> GatherResult:

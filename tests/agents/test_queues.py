@@ -201,7 +201,7 @@ def test_a_later_process_removes_what_a_killed_one_left_unread(redis_server):
     killed, other = (redis_queues(redis_server.host, redis_server.port, name) for name in ("killed", "other"))
     for queues in (killed, other):
         queues.send_inputs("unread", method="m", topic="simulate")
-    later = redis_queues(redis_server.host, redis_server.port, "later", earlier="killed")
+    later = redis_queues(redis_server.host, redis_server.port, "later", earlier=["killed"])
     with redis.Redis(redis_server.host, redis_server.port) as client:
         assert list(client.scan_iter(match="wayfinder-queues-killed*")) == []
         assert client.llen("wayfinder-queues-other_requests") == 1

@@ -29,7 +29,23 @@ def test_a_row_is_words_of_a_command_line(table):
     )
     warm = ("--seed=1", "--cap", "--features=name CA and resid 1:3", "--start=a.pdb", "--start=b c.pdb")
     amber = ("--amber", "top.prmtop", "in.rst7", "--after-segment=m:f")
-    assert read_table(file) == [Row("warm", (*warm, *amber)), Row("002", ("--seed=2", "--no-cap"))]
+    assert read_table(file).rows == (Row("warm", (*warm, *amber)), Row("002", ("--seed=2", "--no-cap")))
+
+
+def test_a_hook_is_a_cell_as_a_whole(table):
+    file = table('after-segment\n"python analyse.py --fast"\n')
+    assert read_table(file).rows[0].words == ("--after-segment=python analyse.py --fast",)
+
+
+def test_a_row_wins_where_a_flag_may_be_repeated(table, tmp_path: Path):
+    for name in "ab":
+        (tmp_path / f"{name}.pdb").write_text("")
+    file = table(f"name,start\nother,{tmp_path}/b.pdb\nsame,\n")
+    command = parse(["--sweep", str(file), "--start", f"{tmp_path}/a.pdb", "--max-segments", "5"])
+    assert {name: [path.name for path in its.start] for name, its in command.several.items()} == {
+        "other": ["b.pdb"],
+        "same": ["a.pdb"],
+    }
 
 
 @pytest.mark.parametrize(
@@ -45,6 +61,8 @@ def test_a_row_is_words_of_a_command_line(table):
         ("name,seed\na,1\na,2\n", "has two campaigns called a"),
         ("name,seed\n../a,1\n", "cannot be that of a directory"),
         ("name,seed\nlogs,1\n", "cannot be that of a directory"),
+        ("name,seed\nsweep.csv,1\n", "cannot be that of a directory"),
+        ("name,seed\nledger.sqlite,1\n", "cannot be that of a directory"),
         ("cap\nperhaps\n", "is a switch, not perhaps"),
         ('start\n"a ""b"\n', "has a quote without its end"),
     ],

@@ -1,6 +1,7 @@
 """Several campaigns over one set of workers."""
 
 import json
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,16 @@ def done(run_dir: Path) -> int:
         n_done, n_segments = db.execute(ONCE).fetchone()
     assert n_done == n_segments
     return n_done
+
+
+def forget_all_but_inputs(run_dir: Path) -> None:
+    """Leave a campaign as if its process had been killed before it made the ledger."""
+    for path in run_dir.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+            path.mkdir()
+        elif path.name not in ("params.json", "host_info.json", "system.safetensors", "topology.pdb"):
+            path.unlink()
 
 
 def members(run: Campaign) -> dict[str, Path]:
@@ -104,6 +115,11 @@ def test_a_sweep_goes_on_where_it_was_left(campaign: Start, tmp_path: Path, numb
     assert run.wait() == (-number if number == signal.SIGKILL else 128 + number)
     before = {name: done(path) for name, path in members(run).items()}
     assert before["short"] == 4
+    # It was complete, whatever came later.
+    with read_ledger(run.run_dir / "short" / "ledger.sqlite") as db:
+        assert db.execute("SELECT value FROM meta WHERE key = 'status'").fetchone() == ('"complete"',)
+    if number == signal.SIGKILL:
+        forget_all_but_inputs(run.run_dir / "b")
     assert 30 <= sum(before.values()) < 124
     run.resume()
     assert run.wait() == 0, run.err
@@ -116,6 +132,10 @@ def test_a_sweep_goes_on_where_it_was_left(campaign: Start, tmp_path: Path, numb
     run.resume()
     assert run.wait() == 0, run.err
     assert "nothing is left to do" in run.out
+    (run.run_dir / "a").rename(run.run_dir.parent / "elsewhere")
+    run.resume()
+    assert run.wait() == 2
+    assert run.err.startswith("wayfinder: campaign a: ")
 
 
 def test_what_cannot_be_begun_leaves_nothing_behind(campaign: Start, tmp_path: Path) -> None:
