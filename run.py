@@ -199,10 +199,12 @@ def _left_in_sweep(path: Path, command: Command, n_rows: int, stack: ExitStack) 
         return Member(parts, run_dir, name=path.name, shared_by=n_rows)
     run_dir = RunDirectory.open(path)
     before = standing(run_dir)
-    if before.status == "complete" and not command.flags:
+    # Killed before it was left in order, it has no summary, and is mended.
+    left_in_order = (path / "summary.json").exists()
+    if before.status == "complete" and left_in_order and not command.flags:
         return None
     settings = resumed_settings(path, before.settings, command.flags)
-    if before.is_over(settings, command.flags):
+    if before.is_over(settings, command.flags) and left_in_order:
         return None
     return replace(_left_by(run_dir, before, settings, _BEGAN), name=path.name)
 

@@ -232,7 +232,10 @@ def _kill_one_after_the_other(
         for kill in kills:
             before = len(toll.wrong)
             session.console.print(f"{path.name} {' '.join(flags)}: {kill.name} ...", end="", highlight=False)
-            _bear(campaign, kill, order, toll)
+            try:
+                _bear(campaign, kill, order, toll)
+            except TimeoutError as error:
+                toll.wrong.append(f"{kill.name}: {error}")
             told = "; ".join(toll.wrong[before:]) or f"work flowed again after {toll.idle_s[-1]:.1f} s"
             session.console.print(f" {told}", highlight=False)
             toll.kills[kill.victim.partition(":")[0]] += 1
@@ -275,6 +278,9 @@ def _bear(campaign: Victim, kill: Kill, order: random.Random, toll: Toll) -> Non
         campaign.begin()
         _started(campaign)
     _await_work(campaign, killed, kill, toll)
+    if kill.victim in _SURVIVED:
+        # What was sent before anybody had noticed was in flight as well.
+        in_flight += campaign.count(f"SELECT count(*) FROM attempt WHERE started > {killed} AND outcome IS NOT NULL")
     _look(campaign, kill, done, in_flight, killed, toll)
 
 
