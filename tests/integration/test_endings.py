@@ -96,6 +96,7 @@ def test_results_still_arrive_after_a_signal(campaign: Start) -> None:
     assert run.summary()["segments"] >= before + 3
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_it_at_once(campaign: Start) -> None:
     run = campaign("--max-segments", "500", "--min-segment-seconds", "30", "--grace-s", "600")
     run.until(lambda: bool(pool(run, "process_worker_pool.py")), 60)
@@ -110,6 +111,7 @@ def test_a_second_signal_ends_it_at_once(campaign: Start) -> None:
     assert run.processes(run_id) == []
 
 
+@pytest.mark.slow
 def test_a_signal_while_workers_start(campaign: Start) -> None:
     run = campaign(*LONG)
     run.until(lambda: (run.run_dir / "ledger.sqlite").exists(), 60)
@@ -122,7 +124,7 @@ def test_a_signal_while_workers_start(campaign: Start) -> None:
     ("title", "flags", "sentence"),
     [
         ("HTEX interchange", (), "interchange"),
-        ("redis-server", ("--queue", "redis", "--simulate-ps-backend", "redis"), "Redis"),
+        pytest.param("redis-server", ("--queue", "redis", "--simulate-ps-backend", "redis"), "Redis", marks=SLOW),
         pytest.param("redis-server", ("--simulate-ps-backend", "redis"), "Redis", marks=SLOW),
     ],
 )
@@ -139,6 +141,7 @@ def test_a_killed_server_ends_the_campaign_with_a_sentence(
     assert run.processes(run_id) == []
 
 
+@pytest.mark.slow
 def test_a_killed_task_server_ends_the_campaign_with_a_sentence(campaign: Start) -> None:
     run = campaign(*LONG)
     run.until_segments(10)
@@ -188,6 +191,7 @@ def test_a_killed_worker_costs_an_attempt(campaign: Start) -> None:
 
 
 @pytest.mark.parametrize("executor", ["cpu", pytest.param("gpu", marks=SLOW)])
+@pytest.mark.slow
 def test_a_killed_manager_is_replaced(campaign: Start, executor: str) -> None:
     run = campaign(
         *("--max-segments", "150", "--min-segment-seconds", "0.3", "--heartbeat-threshold-s", "4"),
@@ -206,6 +210,7 @@ def test_a_killed_manager_is_replaced(campaign: Start, executor: str) -> None:
     assert run.processes(run_id) == []
 
 
+@pytest.mark.slow
 def test_segments_that_always_fail_end_the_campaign(campaign: Start) -> None:
     run = campaign("--timestep-fs", "10", "--temperature", "20000", "--max-segments", "50")
     assert run.wait() == 1
@@ -278,6 +283,7 @@ def test_a_task_past_its_deadline_is_tried_again_and_given_up(campaign: Start) -
     assert run.ask("SELECT max(number) FROM attempt") == [(3,)]
 
 
+@pytest.mark.slow
 def test_failed_start_of_workers_is_told(campaign: Start) -> None:
     run = campaign(*LONG, "--start-timeout", "0.2")
     assert run.wait(60) == 1
@@ -285,6 +291,7 @@ def test_failed_start_of_workers_is_told(campaign: Start) -> None:
     assert json.loads((run.run_dir / "params.json").read_text())["start_timeout"] == 0.2
 
 
+@pytest.mark.slow
 def test_a_reader_that_is_gone_does_not_end_the_campaign(campaign: Start) -> None:
     run = campaign("--max-segments", "40", "--min-segment-seconds", "0.2")
     assert run.process.stdout is not None
@@ -293,6 +300,7 @@ def test_a_reader_that_is_gone_does_not_end_the_campaign(campaign: Start) -> Non
     assert run.summary()["status"] == "complete"
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_ends_the_campaign_with_a_sentence(campaign: Start, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "1500k") as disk:
         # Of a campaign that only time ends, nobody knows beforehand that it does not fit.

@@ -120,6 +120,7 @@ def test_a_chain_that_fails_is_given_up_alone_and_the_campaign_ends_when_it_is_t
 
 
 @pytest.mark.parametrize("point", ["before-publish:4", pytest.param("after-send:9", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_hooks_that_were_out_when_the_process_died_are_run(campaign: Start, count: str, point: str) -> None:
     run = campaign(
         *SHORT, "--max-segments", "8", "--before-segment", count, "--after-segment", "hooks_example:shape",

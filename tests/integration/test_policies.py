@@ -52,6 +52,7 @@ def assert_steered(run: Campaign) -> None:
     assert summary["failures"] == {}
 
 
+@pytest.mark.slow
 def test_a_users_policy_that_fails_ends_the_campaign_in_order(campaign: Start, mine: dict[str, str]) -> None:
     run = campaign(*SHORT, "--policy", "mine_of_a_test:Failing", env=mine)
     assert run.wait() == 1

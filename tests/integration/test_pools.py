@@ -56,6 +56,7 @@ def test_both_sites_of_a_pool_get_segments(campaign: Start) -> None:
     assert categories == [("cpu-local",), ("cpu-local-b",)]
 
 
+@pytest.mark.slow
 def test_a_campaign_outlasts_the_interchange_of_a_site(campaign: Start) -> None:
     run = campaign(*POOL, "--max-segments", "120", "--min-segment-seconds", "0.2")
     run.until(lambda: len({line["task_info"]["site"] for line in run.traces("simulation")}) == 2, 90)

@@ -167,6 +167,7 @@ def test_signals_and_limits_leave_a_campaign_that_goes_on_and_a_finished_one_tha
     assert (params["max_segments"], params["policy"]) == (70, "plain")
 
 
+@pytest.mark.slow
 def test_in_lockstep_kills_change_no_decision(campaign: Start) -> None:
     flags = ("--lockstep", "--max-segments", "60", "--seed", "5", "--walkers", "4", *QUICK)
     undisturbed = campaign(*flags, name="undisturbed")
@@ -192,7 +193,7 @@ def test_in_lockstep_kills_change_no_decision(campaign: Start) -> None:
 @pytest.mark.parametrize(
     "point",
     [
-        "before-commit:9",
+        pytest.param("before-commit:9", marks=SLOW),
         pytest.param("after-commit:9", marks=SLOW),
         pytest.param("after-send:6", marks=SLOW),
         "before-publish:5",
@@ -207,6 +208,7 @@ def test_a_kill_at_a_commit_point_loses_nothing(campaign: Start, point: str) -> 
     assert_whole(run, 12)
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_while_one_has_the_run(campaign: Start) -> None:
     run = campaign("--max-segments", "5000", "--min-segment-seconds", "0.1")
     run.until_segments(4)
@@ -303,6 +305,7 @@ def test_a_newer_ledger_is_refused(run_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [100, *(pytest.param(length, marks=SLOW) for length in (None, 0, 3000))])
+@pytest.mark.slow
 def test_a_lost_trajectory_is_named_and_its_segment_can_be_given_up(run_dir: Path, length: int | None) -> None:
     path = run_dir / "trajectories" / "00000039.dcd"
     if length is None:
@@ -335,6 +338,7 @@ def test_torn_files_that_are_told_elsewhere_are_made_anew(run_dir: Path) -> None
 
 
 @pytest.mark.parametrize("length", [0.5, *(pytest.param(length, marks=SLOW) for length in (0, 0.99))])
+@pytest.mark.slow
 def test_after_a_kill_torn_files_cost_nothing_that_was_committed(killed: Path, tmp_path: Path, length: float) -> None:
     run = Path(shutil.copytree(killed, tmp_path / "run"))
     newest = [max(run.glob(pattern)) for pattern in ("models/model-*", "models/reference-*")]
@@ -387,6 +391,7 @@ def test_what_was_given_up_runs_again_when_a_person_wants_it(campaign: Start) ->
     assert_refused(command("rerun", str(run.run_dir), "--segment", "777"), "segment 777", "not there")
 
 
+@pytest.mark.slow
 def test_status_tells_one_line_for_each_campaign_of_a_folder(finished: Path, killed: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     for name, source in (("first", finished), ("second", killed)):

@@ -46,6 +46,7 @@ def test_everything_by_somebodys_redis(campaign: Start, somebodys_redis: redis_s
         assert client.get("theirs") == b"kept"
 
 
+@pytest.mark.slow
 def test_learning_that_cannot_reach_the_simulations_redis(campaign: Start) -> None:
     run = campaign(
         *SHORT,
@@ -60,6 +61,7 @@ def test_learning_that_cannot_reach_the_simulations_redis(campaign: Start) -> No
     assert run.summary()["sites"]["infer"] == ["local-no-redis"]
 
 
+@pytest.mark.slow
 def test_without_stores(campaign: Start) -> None:
     run = campaign(*SHORT, "--no-proxystore")
     assert_complete(run)
@@ -76,6 +78,7 @@ def test_a_store_in_another_directory(campaign: Start, tmp_path: Path) -> None:
     assert [path.name for path in stores.iterdir()] == ["theirs"]
 
 
+@pytest.mark.slow
 def test_lockstep_repeats_every_decision(campaign: Start) -> None:
     flags = (*SHORT, "--lockstep", "--seed", "5", "--walkers", "4")
     first, second = campaign(*flags, name="first"), campaign(*flags, name="second")
@@ -121,6 +124,7 @@ def test_pretrained_weights_are_version_0(campaign: Start) -> None:
         assert reference["latent"].shape[1] == 8
 
 
+@pytest.mark.slow
 def test_basis_states_are_equilibrated_once_and_kept(campaign: Start) -> None:
     """The control begins where the campaign began, by ``--start`` and without equilibrating again."""
     run = campaign("--max-segments", "4", "--equilibrate-ps", "1", "--control")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import MDAnalysis as mda
+import pytest
 
 from campaign.archives import trajectory_path
 from tests.integration.conftest import Campaign
@@ -67,6 +68,7 @@ def test_a_campaign_on_scratch_leaves_archives_that_open(campaign: Start, tmp_pa
     assert_refused(resume(run.run_dir, "--max-segments", "60"), str(damaged), "is missing or damaged", "--segment ")
 
 
+@pytest.mark.slow
 def test_a_node_that_is_lost_between_two_processes_costs_its_segments_another_run(
     campaign: Start, tmp_path: Path
 ) -> None:
@@ -87,6 +89,7 @@ def test_a_node_that_is_lost_between_two_processes_costs_its_segments_another_ru
     assert sorted(again) == sorted(lost)
 
 
+@pytest.mark.slow
 def test_what_a_kill_left_is_gathered_by_hand_or_by_the_next_process(campaign: Start, tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     run = campaign("--max-segments", "60", *kept_on(scratch, "--gather-every", "50"))
@@ -114,5 +117,6 @@ def test_a_signal_brings_everything_home(campaign: Start, tmp_path: Path) -> Non
     assert_gathered(run, run.summary()["segments"], scratch)
 
 
+@pytest.mark.slow
 def test_a_run_without_scratch_has_nothing_to_gather(short_run: Campaign) -> None:
     assert_refused(command("gather", str(short_run.run_dir)), "was begun without --scratch")

@@ -107,6 +107,7 @@ def test_one_that_fails_takes_no_other_with_it(campaign: Start, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.slow
 def test_a_sweep_goes_on_where_it_was_left(campaign: Start, tmp_path: Path, number: signal.Signals) -> None:
     rows = "name,seed,max-segments\nshort,1,4\na,2,60\nb,3,60\n"
     run = campaign("--sweep", write(tmp_path, rows), "--no-control", "--min-segment-seconds", "0.1")

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from campaign.processes import new_run_id
 from tests.integration.conftest import ROOT
 
@@ -24,6 +26,7 @@ sys.exit(run.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_campaign_runs_although_its_main_process_cannot_fetch(tmp_path: Path) -> None:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     flags = ["--max-segments", "30", "--retrain-every", "12", "--first-epochs", "2", "--min-model-versions", "1"]

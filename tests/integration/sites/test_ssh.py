@@ -111,6 +111,7 @@ def test_a_campaign_learns_behind_ssh(campaign: Start, host: Host) -> None:
     assert "WAYFINDER_REDIS_PASSWORD" not in told
 
 
+@pytest.mark.slow
 def test_a_cut_line_is_laid_again(campaign: Start, host: Host) -> None:
     run = campaign(
         *host.flags, "--max-segments", "250", "--retrain-every", "16", "--heartbeat-threshold-s", "6",
