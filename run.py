@@ -55,7 +55,7 @@ from campaign.preparing import prepare_aside
 from campaign.processes import reap
 from campaign.rerun import rerun as make_ready
 from campaign.resuming import Standing, refuse_damage, resumed_settings, standing, told_settings
-from campaign.rundir import LEDGER, RunDirectory, make_folder, remove_made, write_whole
+from campaign.rundir import LEDGER, SUMMARY, RunDirectory, make_folder, remove_made, write_whole
 from campaign.settings import Settings
 from campaign.status import statuses
 from campaign.summary import Summary
@@ -130,7 +130,10 @@ def _control_is_over(run_dir: RunDirectory, settings: Settings) -> bool:
     if not settings.control:
         return True
     control = run_dir.path / CONTROL
-    return (control / LEDGER).exists() and standing(RunDirectory.open(control)).status == "complete"
+    if not (control / LEDGER).exists():
+        return False
+    before = standing(RunDirectory.open(control))
+    return before.status == "complete" and before.left_in_order
 
 
 def _start_sweep(command: Command, signals: Signals) -> int:
@@ -199,12 +202,10 @@ def _left_in_sweep(path: Path, command: Command, n_rows: int, stack: ExitStack) 
         return Member(parts, run_dir, name=path.name, shared_by=n_rows)
     run_dir = RunDirectory.open(path)
     before = standing(run_dir)
-    # Killed before it was left in order, it has no summary, and is mended.
-    left_in_order = (path / "summary.json").exists()
-    if before.status == "complete" and left_in_order and not command.flags:
-        return None
+    if before.status == "complete" and before.left_in_order and not command.flags:
+        return None  # whatever became of a policy or hooks of the user's since
     settings = resumed_settings(path, before.settings, command.flags)
-    if before.is_over(settings, command.flags) and left_in_order:
+    if before.is_over(settings, command.flags):
         return None
     return replace(_left_by(run_dir, before, settings, _BEGAN), name=path.name)
 
@@ -387,7 +388,7 @@ def _run(plans: Sequence[Plan], signals: Signals) -> list[Summary]:
 
 def _write(plan: Plan, summary: Summary) -> Summary:
     try:
-        plan.run_dir.write_json("summary.json", summary.as_dict())
+        plan.run_dir.write_json(SUMMARY, summary.as_dict())
     except OSError as error:
         reason = f"summary.json could not be written: {error.strerror}; {summary.reason or ''}".rstrip("; ")
         return replace(summary, status="failed", reason=reason)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -30,8 +29,6 @@ from tasks.probe import probe
 from tasks.simulate import begin_segment
 from tasks.train import train
 from tasks.transport import move
-
-logger = logging.getLogger(__name__)
 
 METHODS: dict[Topic, Callable[..., Any]] = {
     "equilibrate": equilibrate,

@@ -130,28 +130,22 @@ class GatherAgent(TopicAgent[GatherSpec, GatherResult]):
 
     def _record(self, archive: Archive) -> None:
         """Record an archive with a task of its own, unless it is known."""
-        ledger = self.state.ledger
-        if ledger.knows_archive(archive.file.path):
+        if self.state.ledger.knows_archive(archive.file.path):
             return
-        task = self.state.new_task_id()
-        ledger.add_task(task, self.kind, self.destination.executor)
-        ledger.begin_attempt(task, 1, self.destination.site)
-        ledger.end_attempt(task, 1, "success", host=archive.node)
-        ledger.complete(task)
+        task, destination = self.state.new_task_id(), self.destination
         self.state.counts.n_sent[self.topic] += 1
-        self._complete(task, archive)
+        self._complete(archive, self.state.ledger.add_found(task, destination.executor, destination.site, archive))
 
-    def _complete(self, task: int, archive: Archive) -> None:
-        complete = self.state.ledger.add_archive(task, archive)
-        for segment_id in complete:
+    def _complete(self, archive: Archive, segments: list[int]) -> None:
+        for segment_id in segments:
             self._simulate.completed(segment_id)
-        logger.info("%s: %d segments are complete, from %s", archive.file.path, len(complete), archive.node)
+        logger.info("%s: %d segments are complete, from %s", archive.file.path, len(segments), archive.node)
 
     def succeeded(self, spec: GatherSpec, result: GatherResult) -> None:
         """Let what was gathered be complete."""
         self._answered.add(result.node)
         if result.archive is not None and not self.state.ledger.knows_archive(result.archive.file.path):
-            self._complete(spec.task_id, result.archive)
+            self._complete(result.archive, self.state.ledger.add_archive(spec.task_id, result.archive))
 
     def given_up(self, spec: GatherSpec, failure: Failure, verdict: Verdict) -> None:
         """End the campaign where archives cannot be written; segments that ran again could not be gathered either."""

@@ -342,7 +342,7 @@ def _watch(service: Service, campaigns: Sequence[_Running], signals: Signals) ->
 
         def look() -> None:
             _admit_latecomers(service, pools)
-            for each in campaigns if len(campaigns) > 1 else ():
+            for each in campaigns:
                 _note_completion(each)
             display.update()
 
@@ -353,7 +353,7 @@ def _watch(service: Service, campaigns: Sequence[_Running], signals: Signals) ->
             supervisor.watch()
         finally:
             supervisor.end()
-            for each in campaigns if len(campaigns) > 1 else ():
+            for each in campaigns:
                 _note_completion(each)
     for actor in actors:
         if actor.state.failure is None and actor.state.ending is None and not actor.steering.finished:

@@ -291,11 +291,6 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         for ref in self.inputs(spec):
             self.state.hold(ref, ("task", spec.segment_id))
 
-    @property
-    def n_held_back(self) -> int:
-        """Segments that wait for the hooks before them."""
-        return len(self._held_back)
-
     def release(self, segment_id: int) -> None:
         """Send a segment whose hooks are done or given up; what cannot be sent any more, a later process sends."""
         spec = self._held_back.pop(segment_id, None)

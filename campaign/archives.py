@@ -44,12 +44,7 @@ def take_in(ledger: Ledger, run_dir: Path, site: str) -> list[str]:
     told = []
     for archive in list(unknown_archives(ledger, run_dir)):
         with ledger.transaction():
-            task = ledger.next_task_id()
-            ledger.add_task(task, "gather", site)
-            ledger.begin_attempt(task, 1, site)
-            ledger.end_attempt(task, 1, "success", host=archive.node)
-            ledger.complete(task)
-            complete = ledger.add_archive(task, archive)
+            complete = ledger.add_found(ledger.next_task_id(), site, site, archive)
         told.append(f"{archive.file.path}: {len(complete)} segments are complete, from {archive.node}")
     return told
 

@@ -259,6 +259,14 @@ class Ledger:
         )
         return {segment_id: path.removeprefix(ON_SCRATCH).partition("/")[0] for segment_id, path in rows}
 
+    def add_found(self, task_id: int, category: str, site: str, archive: Archive) -> list[int]:
+        """Record an archive with a task of its own, which nobody had to send; return as `add_archive`."""
+        self.add_task(task_id, "gather", category)
+        self.begin_attempt(task_id, 1, site)
+        self.end_attempt(task_id, 1, "success", host=archive.node)
+        self.complete(task_id)
+        return self.add_archive(task_id, archive)
+
     def add_archive(self, task_id: int, archive: Archive) -> list[int]:
         """Record an archive and return the segments that are complete with it.
 

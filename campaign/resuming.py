@@ -13,7 +13,7 @@ from typing import Any
 from campaign.archives import split
 from campaign.flags import flag, note, shown
 from campaign.ledger import ON_SCRATCH, check_ledger, meta_of, read_ledger
-from campaign.rundir import PARAMS, RunDirectory
+from campaign.rundir import PARAMS, SUMMARY, RunDirectory
 from campaign.settings import Settings
 from campaign.stores import kind_of
 from campaign.wire import addresses
@@ -51,6 +51,8 @@ class Standing:
         The ends of the campaign (`Settings.ends`) of which a hook of the user's said that they are reached.
     shared_by
         How many campaigns shared the workers when it began.
+    left_in_order
+        Whether the last process wrote its summary, which it does last: if not, its leavings are to be mended.
     """
 
     status: str
@@ -63,9 +65,12 @@ class Standing:
     store_kinds: frozenset[StoreKind]
     until: list[object] | None = None
     shared_by: int = 1
+    left_in_order: bool = True
 
     def is_over(self, settings: Settings, flags: Mapping[str, object]) -> bool:
         """Return whether the campaign has all that these settings ask for; ``flags`` are those given now."""
+        if not self.left_in_order:
+            return False
         target = settings.target_segments
         if self.until == list(settings.ends):
             return self.status == "complete"
@@ -104,7 +109,17 @@ def standing(run_dir: RunDirectory) -> Standing:
         frozenset(kind for (text,) in needed for name, _ in addresses(text) if (kind := kind_of(name)) is not None),
         (told.get("until") or {}).get("ends"),
         meta.get("shared_by", 1),
+        _summed_up(run_dir) == (meta.get("status"), told.get("segments", 0)),
     )
+
+
+def _summed_up(run_dir: RunDirectory) -> tuple[object, object] | None:
+    """Return status and segments of the last summary; None where there is none."""
+    try:
+        told = json.loads((run_dir.path / SUMMARY).read_text())
+    except (OSError, ValueError):
+        return None
+    return told.get("status"), told.get("segments")
 
 
 def told_settings(run_dir: RunDirectory) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from tasks.transport import pack, unpack
 
 # What others read, too; without the ledger and the system a campaign cannot go on.
 LEDGER, PARAMS, SYSTEM, TOPOLOGY = "ledger.sqlite", "params.json", "system.safetensors", "topology.pdb"
+SUMMARY = "summary.json"
 
 _VERSIONS_OF = (
     "colmena", "globus-compute-sdk", "MDAnalysis", "numpy", "OpenMM", "parsl", "proxystore", "redis", "scikit-learn",

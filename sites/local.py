@@ -71,7 +71,7 @@ def lay_out(site: str, devices: Sequence[str], resources: Resources) -> Layout:
 
 
 # Where workers take every core, the main process decides when the kernel lets it, and slots wait: workers that give
-# way halve the median decision, and lose nothing by it.
+# way halve the median decision (ARCHITECTURE.md has figures).
 _GIVE_WAY = "renice -n 10 -p $$ > /dev/null 2>&1 || true"
 
 

@@ -60,7 +60,7 @@ pool=$!
 guard=$!
 wait $pool
 code=$?
-kill -KILL -- -$guard 2> /dev/null
+{{ kill -KILL -- -$guard; wait $guard; }} 2> /dev/null
 rm -rf {folder}/certificates
 return $code
 }}

@@ -589,7 +589,7 @@ class Campaign:
         else:
             self._check_load()
             fresh = [send for send in self.out("simulate") if task_id(send.spec) not in simulate.again]
-            assert len(fresh) + simulate.n_held_back == simulate.n_pending
+            assert len(fresh) + len(simulate._held_back) == simulate.n_pending
         waits = self.settings.lockstep and any(self.out(topic) for topic in ("infer", "train", "move", "hook"))
         if self.out("equilibrate"):
             assert not any(send.topic == "simulate" for send in self.sent), "a segment did not wait for its start"

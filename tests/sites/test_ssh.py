@@ -1,12 +1,14 @@
 """What a block behind ssh is started with, without any ssh."""
 
-import subprocess
+import os
+import time
 from pathlib import Path
 
 import pytest
+from parsl.jobs.states import JobState
 
 from sites.site import Resources, SshAccess
-from sites.ssh import SshProvider, _cause, ssh, ssh_site
+from sites.ssh import SshProvider, _cause, ssh_site
 from tasks.errors import BadInput
 from tasks.messages import StoreSpec
 from tasks.transport import FORWARDED_VARIABLE, open_store
@@ -43,31 +45,52 @@ def test_a_tunnel_that_is_there_is_left_alone(tmp_path: Path):
     assert provider(tmp_path, tunnel="manual", port=54123)._through_the_tunnel(COMMAND) == (COMMAND, [])
 
 
-def test_secrets_go_through_the_line_and_no_command(tmp_path: Path, keys: Path, monkeypatch):
+@pytest.fixture
+def arguments(tmp_path: Path, monkeypatch) -> Path:
+    """Put a program called ssh first on PATH, which runs its input here; return where it tells its arguments."""
+    programs, told = tmp_path / "bin", tmp_path / "arguments"
+    programs.mkdir()
+    (programs / "ssh").write_text(f'#!/bin/bash\nprintf "%s\\n" "$@" > {told}\nexec bash -s\n')
+    (programs / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    return told
+
+
+def wait_for(text: str, log: Path) -> None:
+    deadline = time.monotonic() + 10
+    while not (log.exists() and text in log.read_text()):
+        assert time.monotonic() < deadline, log.read_text() if log.exists() else "no log"
+        time.sleep(0.05)
+
+
+def test_secrets_go_through_the_line_and_a_pool_ends_with_it(
+    tmp_path: Path, keys: Path, arguments: Path, monkeypatch
+):
     monkeypatch.setenv("WAYFINDER_RUN", "0" * 32)
     monkeypatch.setenv("WAYFINDER_REDIS_PASSWORD", "it's a test")
     block = provider(tmp_path / "far")
-    told = "cat certificates/*; echo; echo $WAYFINDER_RUN $WAYFINDER_REDIS_PASSWORD"
-    script = block._script(f"bash -c '{told}' --cert_dir {keys}", "block-0")
-    with subprocess.Popen(["bash", "-s"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as pool:
-        pool.stdin.write(script)
-        pool.stdin.flush()
-        said = pool.stdout.read()
-    assert "secret of a test" in said
-    assert f"{'0' * 32} it's a test" in said
+    block.script_dir = str(tmp_path)
+    says = "cat certificates/*; echo; echo $WAYFINDER_RUN $WAYFINDER_REDIS_PASSWORD; sleep 60"
+    block_id = block.submit(f"bash -c '{says}' --port=54123 --cert_dir {keys}", 1, "block-0")
+    wait_for(f"{'0' * 32} it's a test", tmp_path / "block-0.log")
+    assert "secret of a test" in (tmp_path / "block-0.log").read_text()
+    told = arguments.read_text()
+    assert "gpubox" in told
+    assert ":127.0.0.1:54123" in told
+    assert "a test" not in told
+    assert [status.state for status in block.status([block_id])] == [JobState.RUNNING]
+    assert block.cancel([block_id]) == [True]
+    assert [status.state for status in block.status([block_id])] == [JobState.CANCELLED]
     assert not list((tmp_path / "far").rglob("certificates"))
-    assert not any("test" in word for word in [*ssh(block.access), *block._options(["1:127.0.0.1:2"])])
 
 
-def test_the_pool_ends_with_its_line(tmp_path: Path, keys: Path):
-    script = provider(tmp_path / "far")._script(f"bash -c 'sleep 60' --cert_dir {keys}", "block-0")
-    pool = subprocess.Popen(["bash", "-s"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    pool.stdin.write(script.encode())
-    pool.stdin.flush()
-    with pytest.raises(subprocess.TimeoutExpired):
-        pool.wait(0.5)
-    pool.stdin.close()
-    assert pool.wait(10) != 0
+def test_a_pool_that_fails_is_told_with_its_last_words(tmp_path: Path, keys: Path, arguments: Path):
+    block = provider(tmp_path / "far")
+    block.script_dir = str(tmp_path)
+    block_id = block.submit(f"bash -c 'echo no Parsl here; exit 3' --port=54123 --cert_dir {keys}", 1, "block-0")
+    block.resources[block_id].process.wait(10)
+    (status,) = block.status([block_id])
+    assert (status.state, status.exit_code, status.message) == (JobState.FAILED, 3, "no Parsl here")
 
 
 @pytest.mark.parametrize(
