@@ -36,6 +36,7 @@ from campaign.faults import POINTS
 from campaign.ledger import FIRST_OTHER_ID
 from campaign.processes import RUN_VARIABLE, processes_of
 from campaign.trace import FILES
+from sites.htex import POOL
 from tasks.files import sha256
 
 MOMENTS = ("simulate", "infer", "train")
@@ -159,7 +160,7 @@ class Victim:
         if kind == "server":
             return [child for child in main.children() if "run.py" in _command(child)]
         found = [process for process in processes_of(run_id) if _TITLES[kind] in _command(process)]
-        managers = [process for process in found if "process_worker_pool.py" not in _command(process.parent())]
+        managers = [process for process in found if POOL not in _command(process.parent())]
         if kind == "manager":
             return [process for process in managers if process.children()]
         if kind == "worker":
@@ -174,8 +175,8 @@ def _workers_of(manager: psutil.Process) -> list[psutil.Process]:
 
 _TITLES = {
     "interchange": "interchange",
-    "manager": "process_worker_pool.py",
-    "worker": "process_worker_pool.py",
+    "manager": POOL,
+    "worker": POOL,
     "redis": "redis-server",
 }
 

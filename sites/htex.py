@@ -10,10 +10,13 @@ from parsl import curvezmq
 from parsl.executors import HighThroughputExecutor
 from parsl.executors.errors import BadStateException
 from parsl.executors.high_throughput.errors import CommandClientBadError, CommandClientTimeoutError
-from parsl.executors.high_throughput.executor import HTEXFuture
+from parsl.executors.high_throughput.executor import DEFAULT_LAUNCH_CMD, HTEXFuture
 from parsl.providers.base import ExecutionProvider
 
 from sites.site import Resources
+
+# What blocks run in place of Parsl's own; whatever python3 their environment brings has `tasks` installed.
+POOL = "python3 -m tasks.worker_pool"
 
 # An interchange that lives answers within milliseconds, and takes whatever it is sent.
 _ANSWERS_WITHIN_S = 30.0
@@ -101,6 +104,7 @@ def htex(
         encrypted=True,
         worker_logdir_root=None if worker_logdir is None else str(worker_logdir),
         worker_port=worker_port,
+        launch_cmd=DEFAULT_LAUNCH_CMD.replace("process_worker_pool.py", POOL, 1),
     )
     # Parsl would put the secret keys among its logs, in the run directory.
     keys = resources.private_dir / label

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from sites.htex import POOL
 from tests.integration.conftest import ROOT, Campaign, small_disk
 
 Start = Callable[..., Campaign]
@@ -40,8 +41,8 @@ def manager_of(run: Campaign, executor: str) -> psutil.Process:
     """The worker pool of an executor."""
     (manager,) = [
         process
-        for process in pool(run, "process_worker_pool.py")
-        if f"/{executor}/" in _command(process) and "process_worker_pool.py" not in _command(process.parent())
+        for process in pool(run, POOL)
+        if f"/{executor}/" in _command(process) and POOL not in _command(process.parent())
     ]
     return manager
 
@@ -99,7 +100,7 @@ def test_results_still_arrive_after_a_signal(campaign: Start) -> None:
 @pytest.mark.slow
 def test_a_second_signal_ends_it_at_once(campaign: Start) -> None:
     run = campaign("--max-segments", "500", "--min-segment-seconds", "30", "--grace-s", "600")
-    run.until(lambda: bool(pool(run, "process_worker_pool.py")), 60)
+    run.until(lambda: bool(pool(run, POOL)), 60)
     run.until(lambda: (run.run_dir / "runtime.log").exists() and "novelty" in run.diagnosis(), 90)
     run_id = run.run_id
     run.process.send_signal(signal.SIGINT)

@@ -13,7 +13,7 @@ from tasks.errors import BadInput
 from tasks.messages import StoreSpec
 from tasks.transport import FORWARDED_VARIABLE, open_store
 
-COMMAND = "process_worker_pool.py -a 127.0.0.1 --port=54123 --cert_dir {keys} --block_id=0"
+COMMAND = "python3 -m tasks.worker_pool -a 127.0.0.1 --port=54123 --cert_dir {keys} --block_id=0"
 
 
 @pytest.fixture
