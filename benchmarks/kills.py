@@ -270,7 +270,8 @@ def _bear(campaign: Victim, kill: Kill, order: random.Random, toll: Toll) -> Non
         order.choice(found).kill()
     killed = time.time()
     done = _finished_segments(campaign)
-    in_flight = campaign.count("SELECT count(*) FROM attempt WHERE outcome IS NULL")
+    # Some may have ended before this is asked.
+    in_flight = campaign.count(f"SELECT count(*) FROM attempt WHERE outcome IS NULL OR ended > {killed}")
     if kill.victim not in _SURVIVED:
         _await_end(campaign, kill, toll)
         # A main process that lives goes on deciding until it has noticed.

@@ -13,7 +13,6 @@ import os
 import random
 import re
 import shlex
-import shutil
 import subprocess
 import tarfile
 from collections.abc import Sequence
@@ -26,15 +25,12 @@ from parsl.jobs.states import JobState, JobStatus
 from parsl.providers.base import ExecutionProvider
 
 from sites.htex import htex
+from sites.reach import check, ssh
 from sites.site import Resources, Site, SshAccess, no_devices, worker_environment
 from tasks.errors import BadInput
 from tasks.transport import FORWARDED_VARIABLE, PASSWORD_VARIABLE
 
 logger = logging.getLogger(__name__)
-
-# What every site here relies on: no question to a person, and no tunnel that
-# silently is none.
-_ALWAYS = ("BatchMode=yes", "ExitOnForwardFailure=yes", "ConnectTimeout=15")
 
 # Ports of the far loopback to try, below those that kernels give away by themselves.
 _FAR_PORTS = range(20_000, 32_000)
@@ -245,55 +241,6 @@ def ssh_site(name: str, access: SshAccess | None = None, n_workers: int = 1) -> 
         reaches=reaches,
         shares_run_dir=False,
     )
-
-
-def ssh(access: SshAccess) -> list[str]:
-    """Return the beginning of a command line that asks nobody anything."""
-    config = [] if access.config is None else ["-F", str(access.config)]
-    return ["ssh", *config, *(word for option in _ALWAYS for word in ("-o", option))]
-
-
-def check(access: SshAccess) -> None:
-    """Refuse a host that cannot be reached, or has no bash.
-
-    Raises
-    ------
-    BadInput
-        With what ssh said, and what to do about it.
-    """
-    if shutil.which("ssh") is None:
-        raise BadInput(f"--ssh-host {access.host}: there is no ssh here; install an OpenSSH client")
-    try:
-        tried = subprocess.run(
-            [*ssh(access), access.host, "bash -c 'echo ready'"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=30,
-        )
-    except subprocess.TimeoutExpired:
-        raise BadInput(f"--ssh-host {access.host}: no answer within 30 s; try `ssh {access.host}` by hand") from None
-    if tried.returncode != 0 or tried.stdout.split()[-1:] != ["ready"]:
-        raise BadInput(f"--ssh-host {access.host}: {_cause(tried.stderr)}")
-
-
-# What ssh says, and what it means to a user.
-_CAUSES = (
-    ("Host key verification failed", "its host key is unknown or has changed: connect once by hand and check it"),
-    ("REMOTE HOST IDENTIFICATION HAS CHANGED", "its host key has changed: find out why, then mend known_hosts"),
-    ("Permission denied", "it refused your key: add that to its authorized_keys, or start a ControlMaster by hand"),
-    ("Could not resolve hostname", "its name is not known: give it a HostName in ~/.ssh/config"),
-    ("Connection refused", "no sshd listens there: check the port in ~/.ssh/config"),
-    ("timed out", "it does not answer: check the network, or a ProxyJump in ~/.ssh/config"),
-    ("No route to host", "it cannot be reached: check the network, or a ProxyJump in ~/.ssh/config"),
-)
-
-
-def _cause(stderr: str) -> str:
-    for said, means in _CAUSES:
-        if said in stderr:
-            return means
-    return f"ssh ended with {(stderr.strip().splitlines() or ['nothing'])[-1]!r}; try it by hand"
 
 
 def _unpack(keys: Path) -> str:

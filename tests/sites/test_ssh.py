@@ -1,19 +1,25 @@
 """What a block behind ssh is started with, without any ssh."""
 
 import os
+import platform
+import socket
 import time
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 from parsl.jobs.states import JobState
 
+from sites.reach import cause, check, mismatch
 from sites.site import Resources, SshAccess
-from sites.ssh import SshProvider, _cause, ssh_site
+from sites.ssh import SshProvider, ssh_site
 from tasks.errors import BadInput
 from tasks.messages import StoreSpec
 from tasks.transport import FORWARDED_VARIABLE, open_store
 
 COMMAND = "python3 -m tasks.worker_pool -a 127.0.0.1 --port=54123 --cert_dir {keys} --block_id=0"
+
+LIKE_HERE = {"python": platform.python_version(), "parsl": metadata.version("parsl"), "tasks": True}
 
 
 @pytest.fixture
@@ -105,7 +111,33 @@ def test_a_pool_that_fails_is_told_with_its_last_words(tmp_path: Path, keys: Pat
     ],
 )
 def test_what_ssh_says_is_told_with_its_remedy(said, told):
-    assert told in _cause(said)
+    assert told in cause(said)
+
+
+def test_a_host_like_this_one_can_be_used():
+    assert mismatch(SshAccess("gpubox"), LIKE_HERE) is None
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        ({"python": "3.8.19"}, f"python3 is 3.8.19 there and {platform.python_version()} here"),
+        ({"tasks": False}, "ssh gpubox \"conda activate md; pip install -c constraints.txt './wayfinder_tasks-"),
+        ({"parsl": "2025.1.1"}, f"run `pip install parsl=={metadata.version('parsl')}` there"),
+        ({"parsl": None}, "Parsl is None there"),
+    ],
+)
+def test_a_host_unlike_this_one_is_told_with_its_remedy(found, told):
+    assert told in (mismatch(SshAccess("gpubox", init="conda activate md"), LIKE_HERE | found) or "")
+
+
+def test_a_port_that_is_taken_here_is_refused():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(BadInput, match=f"--ssh-port {port} is taken here"):
+            check(SshAccess("gpubox", tunnel="manual", port=port))
 
 
 def test_a_site_without_a_host_is_refused(tmp_path: Path):
