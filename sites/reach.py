@@ -53,6 +53,15 @@ def ssh(access: SshAccess) -> list[str]:
     return ["ssh", *config, *(word for option in _ALWAYS for word in ("-o", option))]
 
 
+def tell_master(access: SshAccess, *words: str) -> bool:
+    """Return whether the host's ControlMaster took a command; there may be none."""
+    try:
+        asked = [*ssh(access), "-O", *words, access.host]
+        return subprocess.run(asked, stdin=subprocess.DEVNULL, capture_output=True, timeout=10).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
+
+
 def check(access: SshAccess) -> None:
     """Refuse a host that cannot be reached, or where no worker of ours could run.
 

@@ -25,7 +25,7 @@ from parsl.jobs.states import JobState, JobStatus
 from parsl.providers.base import ExecutionProvider
 
 from sites.htex import htex
-from sites.reach import check, ssh
+from sites.reach import check, ssh, tell_master
 from sites.site import Resources, Site, SshAccess, no_devices, worker_environment
 from tasks.errors import BadInput
 from tasks.transport import FORWARDED_VARIABLE, PASSWORD_VARIABLE
@@ -71,6 +71,7 @@ class _Block:
     process: subprocess.Popen[bytes]
     log: Path
     cancelled: bool = False
+    lent: tuple[str, ...] = ()  # what a ControlMaster forwards for it, and would go on forwarding
 
     def status(self) -> JobStatus:
         code = self.process.poll()
@@ -125,6 +126,7 @@ class SshProvider(ExecutionProvider):  # type: ignore[misc]  # Parsl has no type
         log = Path(self.script_dir or ".") / f"{job_name}.log"
         command, tunnel = self._through_the_tunnel(command)
         script = self._script(command, job_name).encode()
+        lent = tuple(tunnel) if tell_master(self.access, "check") else ()
         with log.open("wb") as out:
             process = subprocess.Popen(
                 [*ssh(self.access), *self._options(tunnel), self.access.host, "exec bash -s"],
@@ -140,11 +142,14 @@ class SshProvider(ExecutionProvider):  # type: ignore[misc]  # Parsl has no type
         except BrokenPipeError:
             logger.warning("ssh to %s ended at once: %s", self.access.host, _last_line(log))
         block_id = str(process.pid)
-        self.resources[block_id] = _Block(process, log)
+        self.resources[block_id] = _Block(process, log, lent=lent)
         return block_id
 
     def status(self, job_ids: list[Any]) -> list[JobStatus]:
         """Return how blocks are."""
+        for job_id in job_ids:
+            if self.resources[job_id].process.poll() is not None:
+                self._give_back(self.resources[job_id])
         return [self.resources[job_id].status() for job_id in job_ids]
 
     def cancel(self, job_ids: list[Any]) -> list[bool]:
@@ -159,7 +164,14 @@ class SshProvider(ExecutionProvider):  # type: ignore[misc]  # Parsl has no type
                 self.resources[job_id].process.wait(2 * _END_S)
             except subprocess.TimeoutExpired:
                 self.resources[job_id].process.kill()
+            self._give_back(self.resources[job_id])
         return [True] * len(job_ids)
+
+    def _give_back(self, block: _Block) -> None:
+        """Let a ControlMaster forward no longer what it did for a block."""
+        for forward in block.lent:
+            tell_master(self.access, "cancel", "-R", forward)
+        block.lent = ()
 
     def _through_the_tunnel(self, command: str) -> tuple[str, list[str]]:
         """Return the pool's command with the port that it dials over there, and what ssh is to forward."""
@@ -172,14 +184,14 @@ class SshProvider(ExecutionProvider):  # type: ignore[misc]  # Parsl has no type
         told = ",".join(f"{port}={far}" for far, port in near.items())
         command = command.replace(f"--port={here}", f"--port={there}")
         return f"{FORWARDED_VARIABLE}={told} {command}", [
-            f"{far}:127.0.0.1:{port}" for far, port in {there: here, **near}.items()
+            f"127.0.0.1:{far}:127.0.0.1:{port}" for far, port in {there: here, **near}.items()
         ]
 
     def _options(self, tunnel: Sequence[str]) -> list[str]:
         alive = max(1, self.silence_s // max(1, self.heartbeat_s))
         options = [f"ServerAliveInterval={self.heartbeat_s}", f"ServerAliveCountMax={alive}"]
         words = [word for option in options for word in ("-o", option)]
-        return [*words, *(word for forward in tunnel for word in ("-R", f"127.0.0.1:{forward}"))]
+        return [*words, *(word for forward in tunnel for word in ("-R", forward))]
 
     def _script(self, command: str, job_name: str) -> str:
         """Return what the far shell runs."""

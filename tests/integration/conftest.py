@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,17 @@ ROOT = Path(__file__).parents[2]
 
 
 class Campaign:
-    """``python run.py`` in a process of its own."""
+    """``python run.py`` in a process of its own.
 
-    def __init__(self, run_dir: Path, *flags: str, env: dict[str, str] | None = None) -> None:
+    Parameters
+    ----------
+    on
+        What its command line begins with, if it is to run on another host.
+    """
+
+    def __init__(self, run_dir: Path, *flags: str, env: dict[str, str] | None = None, on: Sequence[str] = ()) -> None:
         self.run_dir = run_dir
+        self.on = on
         self._begin("--run-dir", str(run_dir), *flags, env=env)
 
     def resume(self, *flags: str) -> None:
@@ -33,7 +40,7 @@ class Campaign:
         # As from a user's shell, not from within a run.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("WAYFINDER_")}
         self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "run.py"), *words],
+            [*self.on, sys.executable, str(ROOT / "run.py"), *words],
             cwd=ROOT,
             env=environment | (env or {}),
             stdin=subprocess.DEVNULL,
@@ -117,8 +124,8 @@ def campaign(tmp_path: Path) -> Iterator[Callable[..., Campaign]]:
     """Start campaigns; whatever of them is still there after the test is killed, and that fails the test."""
     started: list[tuple[Campaign, str]] = []
 
-    def start(*flags: str, name: str = "run", env: dict[str, str] | None = None) -> Campaign:
-        begun = Campaign(tmp_path / name, *flags, env=env)
+    def start(*flags: str, name: str = "run", env: dict[str, str] | None = None, on: Sequence[str] = ()) -> Campaign:
+        begun = Campaign(tmp_path / name, *flags, env=env, on=on)
         started.append((begun, begun.run_id))
         return begun
 

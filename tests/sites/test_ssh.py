@@ -39,7 +39,7 @@ def test_ports_over_there_are_others_each_time(tmp_path: Path):
     seen = set()
     for _ in range(5):
         command, forwards = block._through_the_tunnel(COMMAND)
-        (dialled, here), (redis, redis_here) = (forward.split(":127.0.0.1:") for forward in forwards)
+        (dialled, here), (redis, redis_here) = (forward.split(":")[1::2] for forward in forwards)
         assert (here, redis_here) == ("54123", "6379")
         assert f"--port={dialled} " in command
         assert command.startswith(f"WAYFINDER_FORWARDED=6379={redis} ")
@@ -56,7 +56,9 @@ def arguments(tmp_path: Path, monkeypatch) -> Path:
     """Put a program called ssh first on PATH, which runs its input here; return where it tells its arguments."""
     programs, told = tmp_path / "bin", tmp_path / "arguments"
     programs.mkdir()
-    (programs / "ssh").write_text(f'#!/bin/bash\nprintf "%s\\n" "$@" > {told}\nexec bash -s\n')
+    (programs / "ssh").write_text(
+        f'#!/bin/bash\n[[ "$*" == *" -O "* ]] && exit 255\nprintf "%s\\n" "$@" > {told}\nexec bash -s\n'
+    )
     (programs / "ssh").chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     return told

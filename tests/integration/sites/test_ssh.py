@@ -2,51 +2,20 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.integration.conftest import ROOT, Campaign
+from tests.integration.conftest import Campaign
+from tests.integration.sites.conftest import Host, lay_out, need, program
 
 Start = Callable[..., Campaign]
-
-SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
-
-# CI installs it, and must not pass because it could not.
-REQUIRED = "ssh" in os.environ.get("WAYFINDER_REQUIRE", "").split(",")
-
-pytestmark = pytest.mark.skipif(
-    not REQUIRED and (SSHD is None or shutil.which("ssh") is None),
-    reason="needs OpenSSH's server and client: apt-get install openssh-server",
-)
-
-
-@dataclass(frozen=True)
-class Host:
-    """A host that lets one key in."""
-
-    config: Path
-    folder: Path
-    known_hosts: Path
-
-    @property
-    def flags(self) -> tuple[str, ...]:
-        """What reaches it, as a learning site."""
-        path = Path(sys.executable).parent
-        init = f"export PATH={path}:$PATH PYTHONPATH={self.folder}/installed"
-        where = ("--ssh-host", "gpubox", "--ssh-config", str(self.config), "--ssh-dir", str(self.folder / "work"))
-        return ("--ml-site", "ssh", *where, "--ssh-init", init)
 
 
 def free_port() -> int:
@@ -57,31 +26,14 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    need("sshd", "ssh", package="openssh-server openssh-client")
     lab = tmp_path_factory.mktemp("ssh")
-    for name in ("id", "host"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(lab / name)], check=True)
-    shutil.copy(lab / "id.pub", lab / "authorized_keys")
-    port = free_port()
-    (lab / "known_hosts").write_text(f"[127.0.0.1]:{port} {' '.join((lab / 'host.pub').read_text().split()[:2])}\n")
-    (lab / "sshd_config").write_text(
-        f"ListenAddress 127.0.0.1\nPort {port}\nHostKey {lab}/host\nAuthorizedKeysFile {lab}/authorized_keys\n"
-        "StrictModes no\nPasswordAuthentication no\nUsePAM no\nPermitRootLogin prohibit-password\n"
-        f"PidFile {lab}/sshd.pid\nAllowTcpForwarding remote\nClientAliveInterval 2\nClientAliveCountMax 5\n"
-    )
-    (lab / "ssh_config").write_text(
-        f"Host gpubox\n  HostName 127.0.0.1\n  Port {port}\n  User {getpass.getuser()}\n  IdentityFile {lab}/id\n"
-        f"  IdentitiesOnly yes\n  UserKnownHostsFile {lab}/known_hosts\n"
-    )
-    if os.getuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)
-    shutil.copytree(ROOT / "tasks", lab / "installed" / "tasks")
-    assert SSHD is not None
-    server = subprocess.Popen([SSHD, "-D", "-f", str(lab / "sshd_config"), "-E", str(lab / "sshd.log")])
-    try:
-        yield Host(lab / "ssh_config", lab, lab / "known_hosts")
-    finally:
+    found = lay_out(lab, "127.0.0.1", free_port())
+    with subprocess.Popen(
+        [str(program("sshd")), "-D", "-f", f"{found.folder}/sshd_config", "-E", f"{lab}/sshd.log"]
+    ) as server:
+        yield found
         server.terminate()
-        server.wait(10)
 
 
 def lines_of_ssh(run_id: str) -> list[psutil.Process]:
@@ -128,13 +80,51 @@ def test_a_cut_line_is_laid_again(campaign: Start, host: Host) -> None:
     assert run.summary()["failures"].keys() <= {"manager_lost"}
 
 
+def test_a_campaign_learns_over_a_connection_that_is_open(campaign: Start, host: Host, tmp_path: Path) -> None:
+    # As for hosts that ask for a password: a person opened a ControlMaster, and nothing else may log in.
+    shared = tmp_path / "shared"
+    socket_of_master = f"ControlPath {host.folder}/m"
+    shared.write_text(f"{host.config.read_text()}  {socket_of_master}\n")
+    master = ["ssh", "-F", str(shared)]
+    subprocess.run([*master, "-M", "-N", "-f", "-o", "ControlPersist=yes", "gpubox"], check=True, timeout=30)
+    try:
+        nobody = tmp_path / "nobody"
+        nobody.write_text(shared.read_text().replace(str(host.key), str(tmp_path / "no-key")))
+        flags = [*host.flags, "--max-segments", "40", "--retrain-every", "16", "--no-control"]
+        flags[flags.index("--ssh-config") + 1] = str(nobody)
+        run = campaign(*flags)
+        run.until_segments(1)
+        (line,) = lines_of_ssh(run.run_id)
+        lent = forwarded(line)
+        assert all(listens(port) for port in lent)
+        assert run.wait() == 0, run.err
+        assert run.summary()["model_versions"] >= 1
+        # What the master forwarded for the run it forwards no longer.
+        assert not any(listens(port) for port in lent)
+    finally:
+        subprocess.run([*master, "-O", "exit", "gpubox"], check=True, timeout=30)
+
+
+def forwarded(line: psutil.Process) -> list[int]:
+    """Ports of the far loopback that an ssh asked for."""
+    words = line.cmdline()
+    return [int(words[i + 1].split(":")[1]) for i, word in enumerate(words) if word == "-R"]
+
+
+def listens(port: int) -> bool:
+    """Whether somebody listens on a port of this machine's loopback."""
+    with socket.socket() as probe:
+        probe.settimeout(2)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def test_a_host_that_cannot_be_used_is_refused_in_a_sentence(campaign: Start, host: Host, tmp_path: Path) -> None:
     text = host.config.read_text()
     stranger, closed, refused = (tmp_path / name for name in ("stranger", "closed", "refused"))
     stranger.write_text(text.replace(str(host.known_hosts), str(tmp_path / "nobody")))
     closed.write_text(text.replace("  Port ", "  Port 1\n  #"))
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "other")], check=True)
-    refused.write_text(text.replace(f"{host.folder}/id\n", f"{tmp_path}/other\n"))
+    refused.write_text(text.replace(f"{host.key}\n", f"{tmp_path}/other\n"))
     for config, sentence in (
         (stranger, "its host key is unknown or has changed"),
         (closed, "no sshd listens there"),

@@ -1,0 +1,160 @@
+"""Learning on a host from which nothing leads back: two network namespaces, a real sshd, and a cable to pull."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+
+import psutil
+import pytest
+
+from tests.integration.conftest import Campaign
+from tests.integration.sites.conftest import TwoHosts, need, two_hosts
+
+Start = Callable[..., Campaign]
+
+LISTENER = """
+import socket, sys
+server = socket.create_server(("0.0.0.0", 0))
+print(server.getsockname()[1], flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoHosts]:
+    need("sshd", "ssh", "ip", "nft", "unshare", package="openssh-server openssh-client iproute2 nftables util-linux")
+    tried = subprocess.run(["unshare", "--net", "--mount", "--pid", "--fork", "true"], capture_output=True, text=True)
+    if tried.returncode != 0:
+        pytest.skip(f"this machine lets nobody make namespaces here: {tried.stderr.strip()}")
+    with two_hosts(tmp_path_factory.mktemp("hosts")) as made:
+        yield made
+
+
+def test_the_far_host_can_neither_dial_the_near_one_nor_see_its_files(hosts: TwoHosts, tmp_path) -> None:
+    (tmp_path / "of-the-near-host").touch()
+    with subprocess.Popen(
+        [*hosts.near, "python3", "-c", LISTENER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as listener:
+        assert listener.stdout is not None
+        port = int(listener.stdout.readline())
+        dial = f"import socket; socket.create_connection(('10.77.0.1', {port}), 3)"
+        here = subprocess.run([*hosts.near, "python3", "-c", dial], capture_output=True)
+        assert here.returncode == 0
+        there = subprocess.run([*hosts.far_shell, f'python3 -c "{dial}"'], capture_output=True, text=True)
+        assert there.returncode != 0
+        assert "Error" in there.stderr
+        listener.communicate("")
+    seen = subprocess.run([*hosts.far_shell, f"ls {tmp_path}"], capture_output=True, text=True)
+    assert seen.returncode != 0
+    assert "No such file" in seen.stderr
+
+
+def test_a_campaign_learns_where_nothing_leads_back(campaign: Start, hosts: TwoHosts) -> None:
+    run = campaign(
+        *hosts.host.flags, "--max-segments", "60", "--retrain-every", "16", "--min-model-versions", "1",
+        "--no-control", on=hosts.near,
+    )  # fmt: skip
+    assert run.wait() == 0, run.err
+    summary = run.summary()
+    assert summary["model_versions"] >= 1
+    assert summary["steered_fraction"] > 0.5
+    assert summary["failures"] == {}
+    assert summary["proxies"]["left"] == 0
+    assert {line["worker_info"]["hostname"] for line in run.traces("training")} == {"gpubox"}
+    assert "gpubox" not in {line["worker_info"]["hostname"] for line in run.traces("simulation")}
+    assert not list(hosts.host.folder.glob("work/**/certificates"))
+
+
+@pytest.mark.slow
+def test_a_campaign_learns_through_a_tunnel_that_the_user_opened(campaign: Start, hosts: TwoHosts) -> None:
+    ports, forwards = (54_201, 54_202), []
+    for port in ports:
+        forwards += ["-R", f"127.0.0.1:{port}:127.0.0.1:{port}"]
+    by_hand = [*hosts.near, "ssh", "-F", str(hosts.host.config), "-N", *forwards, "gpubox"]
+    with subprocess.Popen(by_hand) as tunnel:
+        run = campaign(
+            *hosts.host.flags, "--ssh-tunnel", "manual", "--ssh-port", str(ports[0]), "--redisport", str(ports[1]),
+            "--max-segments", "40", "--retrain-every", "16", "--min-model-versions", "1", "--no-control",
+            on=hosts.near,
+        )  # fmt: skip
+        assert run.wait() == 0, run.err
+        assert tunnel.poll() is None
+        tunnel.terminate()
+    assert {line["worker_info"]["hostname"] for line in run.traces("training")} == {"gpubox"}
+    assert run.summary()["failures"] == {}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_learning_outlives_a_blip_a_killed_ssh_and_a_dead_link(campaign: Start, hosts: TwoHosts) -> None:
+    run = campaign(
+        *hosts.host.flags, "--max-segments", "1500", "--min-segment-seconds", "0.15", "--retrain-every", "8",
+        "--heartbeat-threshold-s", "8", "--no-control", on=hosts.near,
+    )  # fmt: skip
+    run.until_segments(1)
+    run.until(lambda: trainings(run) >= 1, 120)
+
+    begin_training(run)
+    hosts.cable("down")
+    time.sleep(3)
+    hosts.cable("up")
+    learns_again(run)
+    assert lost(run) == 0  # a blip costs nobody an attempt
+
+    begin_training(run)
+    (line,) = [process for process in psutil.process_iter() if is_block_of(process, run.run_id)]
+    line.send_signal(signal.SIGKILL)
+    learns_again(run)
+
+    begin_training(run)
+    hosts.cable("down")
+    before = len(run.traces("simulation"))
+    run.until(lambda: lost(run) > 0 and len(run.traces("simulation")) > before + 20, 60)
+    hosts.cable("up")
+    learns_again(run)
+
+    assert run.wait(240) == 0, run.err
+    summary = run.summary()
+    assert summary["segments"] == 1500
+    assert summary["failures"].keys() <= {"manager_lost", "worker_lost"}
+    assert summary["proxies"]["left"] == 0
+
+
+def trainings(run: Campaign) -> int:
+    """How many are complete."""
+    return int(run.ask("SELECT count(*) FROM task WHERE kind = 'train' AND state = 'complete'")[0][0])
+
+
+def begin_training(run: Campaign) -> None:
+    """Wait until one is running."""
+    running = "SELECT count(*) FROM attempt JOIN task ON task.id = task_id WHERE kind = 'train' AND outcome IS NULL"
+    run.until(lambda: run.ask(running)[0][0] > 0, 60)
+    time.sleep(0.1)
+
+
+def lost(run: Campaign) -> int:
+    """How many attempts were lost with the far host's workers."""
+    return int(run.ask("SELECT count(*) FROM attempt WHERE outcome IN ('manager_lost', 'worker_lost')")[0][0])
+
+
+def learns_again(run: Campaign) -> None:
+    """Wait for a training that began after now."""
+    now = time.time()
+    query = (
+        "SELECT count(*) FROM attempt JOIN task ON task.id = task_id"
+        f" WHERE kind = 'train' AND outcome = 'success' AND started > {now}"
+    )
+    run.until(lambda: run.ask(query)[0][0] > 0, 90)
+
+
+def is_block_of(process: psutil.Process, run_id: str) -> bool:
+    """Whether a process is the ssh that carries a run's workers."""
+    try:
+        return (
+            process.name() == "ssh" and "-R" in process.cmdline() and process.environ().get("WAYFINDER_RUN") == run_id
+        )
+    except psutil.Error:
+        return False
