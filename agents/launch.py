@@ -151,7 +151,7 @@ def run_campaigns(plans: Sequence[Plan], signals: Signals) -> list[Summary]:
 
 
 def probe_executors(plan: Plan, signals: Signals) -> dict[str, ProbeReport]:
-    """Return what each executor says of itself, by label; no work is sent.
+    """Return what each executor says of itself, by label, and how fast the ways to it are; no work is sent.
 
     Raises
     ------
@@ -159,7 +159,10 @@ def probe_executors(plan: Plan, signals: Signals) -> dict[str, ProbeReport]:
         When one does not answer.
     """
     with served(plan.crew, plan.work) as service:
-        return _ask(service, [plan], signals)
+        asked, timeout_s = _questions([plan], probing.BULK_BYTES), plan.settings.start_timeout
+        trouble = _trouble(service, signals)
+        reports = probing.ask(service.queues, asked, timeout_s, trouble)
+        return probing.timed(service.queues, asked, reports, timeout_s, trouble)
 
 
 def _begin(number: int, plan: Plan, service: Service, stack: ExitStack) -> _Running:
@@ -282,6 +285,22 @@ def _ask(
     service: Service, plans: Sequence[Plan], signals: Signals, spare: Collection[str] = ()
 ) -> dict[str, ProbeReport]:
     """Return each executor's report, unless waiting for one is in vain; of the spare ones one is enough."""
+    timeout_s = plans[0].settings.start_timeout
+    return probing.ask(service.queues, _questions(plans), timeout_s, _trouble(service, signals), spare)
+
+
+def _questions(plans: Sequence[Plan], bulk_bytes: int = 0) -> list[probing.Question]:
+    return probing.together(
+        question
+        for plan in plans
+        for question in probing.questions(
+            plan.destinations, plan.dynamics.platform, plan.stores.specs, plan.places, bulk_bytes
+        )
+    )
+
+
+def _trouble(service: Service, signals: Signals) -> Callable[[], str | None]:
+    """Return what tells why waiting for workers is in vain, once it is."""
 
     def trouble() -> str | None:
         if signals.first is not None:
@@ -290,12 +309,7 @@ def _ask(
             return why_it_ended(service.task_server.exitcode)
         return None if service.crew.redis is None else service.crew.redis.trouble()
 
-    asked = probing.together(
-        question
-        for plan in plans
-        for question in probing.questions(plan.destinations, plan.dynamics.platform, plan.stores.specs, plan.places)
-    )
-    return probing.ask(service.queues, asked, plans[0].settings.start_timeout, trouble, spare)
+    return trouble
 
 
 def _leave_out_silent(state: CampaignState, silent: Collection[str]) -> None:

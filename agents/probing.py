@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any
 
 from colmena.exceptions import TimeoutException
@@ -39,6 +40,7 @@ def questions(
     platform_name: str,
     stores: Collection[StoreSpec],
     pool: Sequence[Destination] = (),
+    bulk_bytes: int = 0,
 ) -> list[Question]:
     """Return one probe for each executor that will get work.
 
@@ -46,6 +48,8 @@ def questions(
     ----------
     pool
         The sites of segments; empty for the one of their destination.
+    bulk_bytes
+        What is sent through each store to time it; 0 for nothing.
     """
     asked = []
     for topic, role in _ROLES.items():
@@ -54,7 +58,7 @@ def questions(
         for destination in pool or lone if topic == "simulate" else lone:
             reached = tuple(store for store in stores if store.kind in destination.reaches)
             scratch = destination.scratch.folder if topic == "simulate" and destination.scratch else None
-            spec = ProbeSpec(role, md_platforms, reached, destination.run_dir, scratch)
+            spec = ProbeSpec(role, md_platforms, reached, destination.run_dir, scratch, bulk_bytes)
             asked.append(Question(topic, destination, spec))
     return asked
 
@@ -131,6 +135,39 @@ def ask(
     return reports
 
 
+# What a probe sends through each store to time it: some seconds' worth of a slow line.
+BULK_BYTES = 4_000_000
+
+_N_EMPTY = 5
+
+
+def timed(
+    queues: Queues,
+    asked: Iterable[Question],
+    reports: Mapping[str, ProbeReport],
+    timeout_s: float,
+    trouble: Callable[[], str | None],
+) -> dict[str, ProbeReport]:
+    """Return reports of executors that also say how long a task without work takes to each and back: a median.
+
+    Raises
+    ------
+    ProbeFailed
+        When an executor answers no more.
+    """
+    empty = ProbeSpec("host", (), (), None)
+    told = {}
+    for question in asked:
+        executor = question.destination.executor
+        took = []
+        for _ in range(_N_EMPTY):
+            began = time.monotonic()
+            answer = ask(queues, [replace(question, spec=empty)], timeout_s, trouble)[executor]
+            took.append(time.monotonic() - began - answer.took_s)
+        told[executor] = replace(reports[executor], round_trip_s=median(took))
+    return told
+
+
 def late(queues: Queues) -> Iterator[tuple[str, ProbeReport | None]]:
     """Yield executors that have answered since `ask` returned, and their reports; None for a probe that failed."""
     while True:
@@ -163,5 +200,12 @@ def lines(reports: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         if report["platforms"]:
             yield f"  OpenMM platforms {', '.join(report['platforms'])}"
         yield f"  {report['free_disk_bytes'] / 1e9:.1f} GB free"
+        if report["round_trip_s"] is not None:
+            yield f"  a task takes {1e3 * report['round_trip_s']:.1f} ms there and back"
+        for name, store in sorted(report["stores"].items()):
+            yield (
+                f"  store {name} ({store['kind']}): {1e3 * store['round_trip_s']:.1f} ms there and back, "
+                f"{store['bytes_per_s'] / 1e6:.0f} MB/s"
+            )
         for problem in report["problems"] or ["ready"]:
             yield f"  {problem}"

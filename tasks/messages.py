@@ -579,6 +579,8 @@ class ProbeSpec:
         Where its tasks will write; None where they will not.
     scratch
         Where they will keep trajectories until these are gathered.
+    bulk_bytes
+        Size of an object whose way into each store and back is timed; 0 where nobody asks how fast they are.
     """
 
     role: Role
@@ -586,6 +588,24 @@ class ProbeSpec:
     stores: tuple[StoreSpec, ...]
     run_dir: str | None
     scratch: str | None = None
+    bulk_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSpeed:
+    """How fast a store is from where a worker runs.
+
+    Attributes
+    ----------
+    round_trip_s
+        Seconds to write and read some bytes.
+    bytes_per_s
+        Of one large object, written and read: twice its size over the seconds of both.
+    """
+
+    kind: str
+    round_trip_s: float
+    bytes_per_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -598,6 +618,12 @@ class ProbeReport:
         Of the source of `tasks` there; equal on both sides or no work is sent.
     problems
         Sentences, empty where all is well.
+    stores
+        By name, those that were timed.
+    took_s
+        Seconds that answering took.
+    round_trip_s
+        Seconds that a task without work takes to come back, less what it ran; None where that was not timed.
     """
 
     host: str
@@ -608,3 +634,6 @@ class ProbeReport:
     platforms: tuple[str, ...]
     free_disk_bytes: int
     problems: tuple[str, ...]
+    stores: dict[str, StoreSpeed] = field(default_factory=dict)
+    took_s: float = 0.0
+    round_trip_s: float | None = None

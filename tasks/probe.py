@@ -8,13 +8,14 @@ import os
 import platform
 import shutil
 import tempfile
+import time
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
 from tasks.errors import BadInput, TaskFailed
-from tasks.messages import ProbeReport, ProbeSpec, StoreSpec
+from tasks.messages import ProbeReport, ProbeSpec, StoreSpec, StoreSpeed
 from tasks.transport import evict, fetch, ship
 
 # What a role needs: (distribution, module). Importing is what makes the first task as fast as the others.
@@ -37,6 +38,7 @@ _SHARED = (("numpy", "numpy"), ("proxystore", "proxystore"), ("colmena", "colmen
 
 def probe(spec: ProbeSpec) -> ProbeReport:
     """Return what this executor runs, and a sentence for each thing that would make work fail here."""
+    began = time.monotonic()
     problems: list[str] = []
     versions = {}
     for distribution, module in (*_SHARED, *_NEEDED[spec.role]):
@@ -49,7 +51,12 @@ def probe(spec: ProbeSpec) -> ProbeReport:
     for wanted in spec.platforms if platforms else ():
         if wanted not in platforms:
             problems.append(f"OpenMM platform {wanted} is not there, only {', '.join(platforms)}")
-    problems += [problem for store in spec.stores if (problem := _store_problem(store))]
+    speeds = {}
+    for store in spec.stores:
+        if problem := _store_problem(store):
+            problems.append(problem)
+        elif spec.bulk_bytes and store.kind != "inline":
+            speeds[store.name] = _store_speed(store, spec.bulk_bytes)
     if spec.run_dir is not None and (problem := _directory_problem(Path(spec.run_dir))):
         problems.append(problem)
     if spec.scratch is not None and (problem := _scratch_problem(Path(spec.scratch))):
@@ -65,6 +72,8 @@ def probe(spec: ProbeSpec) -> ProbeReport:
         platforms=platforms,
         free_disk_bytes=_free_disk_bytes(spec.run_dir or tempfile.gettempdir()),
         problems=tuple(problems),
+        stores=speeds,
+        took_s=time.monotonic() - began,
     )
 
 
@@ -101,6 +110,21 @@ def _store_problem(store: StoreSpec) -> str | None:
     except (BadInput, TaskFailed, OSError) as error:
         return f"store {store.name} ({store.kind}) cannot be used: {error}"
     return None if np.array_equal(sent, came_back) else f"store {store.name} ({store.kind}) returned other data"
+
+
+def _store_speed(store: StoreSpec, bulk_bytes: int) -> StoreSpeed:
+    round_trip_s = _there_and_back(store, 16)
+    return StoreSpeed(store.kind, round_trip_s, 2 * bulk_bytes / _there_and_back(store, bulk_bytes))
+
+
+def _there_and_back(store: StoreSpec, n_bytes: int) -> float:
+    sent = {"probe": np.zeros(n_bytes, np.uint8)}
+    began = time.perf_counter()
+    ref = ship(sent, store)
+    fetch(ref)
+    took = time.perf_counter() - began
+    evict(ref)
+    return took
 
 
 def _directory_problem(run_dir: Path) -> str | None:

@@ -2,18 +2,19 @@
 
 import platform
 import threading
+import time
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from colmena.exceptions import TimeoutException
 from colmena.models import FailureInformation
 
-from agents.probing import ProbeFailed, ask, late, method_of, problems, questions
+from agents.probing import ProbeFailed, ask, late, lines, method_of, problems, questions, timed
 from agents.queues import pipe_queues
 from agents.server import InterchangeEnded
 from agents.state import Destination
-from tasks.messages import ProbeReport, StoreSpec
+from tasks.messages import ProbeReport, StoreSpec, StoreSpeed
 from tasks.probe import source_digest
 
 FILE, REDIS = StoreSpec("wayfinder", "file"), StoreSpec("wayfinder", "redis")
@@ -134,6 +135,34 @@ def test_reports_come_by_executor():
         "host": "host",
     }
     assert sorted(methods) == sorted(method_of(executor) for executor in reports)
+
+
+def test_a_way_there_and_back_is_timed_without_what_the_executor_did():
+    queues = pipe_queues()
+    asked = questions(DESTINATIONS, "CPU", (FILE, REDIS), bulk_bytes=4)
+    assert {question.spec.bulk_bytes for question in asked} == {4}
+    specs = []
+
+    def answer(task):
+        task.deserialize()
+        specs.append(task.args[0])
+        time.sleep(0.05)
+        task.set_result(replace(REPORT, host="asked again", took_s=0.05))
+
+    reports = {question.destination.executor: REPORT for question in asked}
+    with answered(queues, answer):
+        told = timed(queues, asked, reports, 10, lambda: None)
+    assert {report.host for report in told.values()} == {"node"}
+    assert all(0 < report.round_trip_s < 0.05 for report in told.values())
+    # Nothing is written, read or imported while the way is timed.
+    assert {(spec.stores, spec.bulk_bytes, spec.role) for spec in specs} == {((), 0, "host")}
+
+
+def test_figures_are_told_in_their_units():
+    told = asdict(replace(REPORT, round_trip_s=0.0123, stores={"s": StoreSpeed("redis", 0.0004, 2.5e8)}))
+    text = "\n".join(lines({"gpu": told}))
+    assert "a task takes 12.3 ms there and back" in text
+    assert "store s (redis): 0.4 ms there and back, 250 MB/s" in text
 
 
 def test_a_probe_that_failed_is_told():

@@ -100,6 +100,20 @@ def the_problem(spec: ProbeSpec) -> str:
     return problem
 
 
+def test_stores_are_timed_where_somebody_asks_and_left_empty(file_store: StoreSpec, redis_store: StoreSpec) -> None:
+    spec = replace(ML, role="host", stores=(file_store, redis_store, StoreSpec("inline", "inline")))
+    assert probe(spec).stores == {}
+    speeds = probe(replace(spec, bulk_bytes=100_000)).stores
+    assert {name: speed.kind for name, speed in speeds.items()} == {
+        file_store.name: "file",
+        redis_store.name: "redis",
+    }
+    for speed in speeds.values():
+        assert 0 < speed.round_trip_s < 5
+        assert speed.bytes_per_s > 0
+    assert keys(file_store) == keys(redis_store) == []
+
+
 def test_an_unknown_platform_is_told_with_those_that_are_there() -> None:
     assert the_problem(replace(MD, platforms=("Abacus",))).startswith(
         "OpenMM platform Abacus is not there, only Reference"
