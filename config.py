@@ -7,104 +7,37 @@ executors are made when a campaign starts.
 
 from __future__ import annotations
 
-from parsl.addresses import address_by_hostname
-from parsl.executors import HighThroughputExecutor
 from parsl.launchers import MpiExecLauncher, SrunLauncher
-from parsl.providers import PBSProProvider, SlurmProvider
 
-from sites.devices import sharing
-from sites.htex import htex
+from sites.batch import Nodes, pbs, slurm
 from sites.local import local
-from sites.site import Resources, Site, SiteMaker, no_devices, worker_environment
+from sites.site import Site, SiteMaker
 from sites.ssh import ssh_site
 from tasks.errors import BadInput
 
+# GPU nodes under Slurm, with the values of NERSC's Perlmutter (4 A100 and 64 cores a node): put your own account and
+# environment. Blocks of 2 nodes come while there is work for them, 2 of them at most.
+EXAMPLE_SLURM = Nodes(
+    walltime="02:00:00",
+    account="m0000",
+    per_block=2,
+    max_blocks=2,
+    devices=4,
+    init="module load python\nsource activate wayfinder",
+    launcher=SrunLauncher(overrides="--gpus-per-node=4 -c 64"),
+)
 
-def example_slurm() -> Site:
-    """Return an example of a cluster under Slurm: GPU nodes, 4 devices each, a file system shared with this host.
-
-    The values are NERSC Perlmutter's; put your own account, module and environment lines. With NVIDIA's devices a
-    number of accelerators is enough: Parsl divides it by the devices that it finds on a node, and each gets its share
-    of the workers. With others name the device of each worker (`sites.devices.deal`).
-    """
-    devices_per_node, nodes = 4, 1
-    reaches = frozenset({"file", "inline"})
-
-    def executor(label: str, resources: Resources, per_device: int = 1) -> HighThroughputExecutor:
-        environment = worker_environment(
-            reaches, shared=sharing(per_device), pinned=True, unpacking=resources.unpacking
-        )
-        provider = SlurmProvider(
-            partition=None,
-            qos="regular",
-            constraint="gpu",
-            account="m0000",
-            nodes_per_block=nodes,
-            init_blocks=1,
-            min_blocks=0,
-            max_blocks=2,
-            walltime="02:00:00",
-            exclusive=False,
-            scheduler_options=f"#SBATCH --gpus-per-node={devices_per_node}",
-            worker_init=f"module load python\nsource activate wayfinder\n{environment}",
-            launcher=SrunLauncher(overrides=f"--gpus-per-node={devices_per_node} -c 64"),
-        )
-        return htex(
-            label,
-            provider,
-            resources,
-            workers_per_node=devices_per_node * per_device,
-            address=address_by_hostname(),
-            accelerators=devices_per_node * per_device,
-        )
-
-    return Site(
-        name="example-slurm",
-        simulate=lambda resources: executor("slurm-simulate", resources, resources.segments_per_device or 1),
-        learn=lambda resources: executor("slurm-learn", resources),
-        simulate_slots=lambda resources: nodes * devices_per_node * (resources.segments_per_device or 1),
-        learn_slots=lambda resources: nodes * devices_per_node,
-        reaches=reaches,
-        shares_run_dir=True,
-    )
-
-
-def example_pbs() -> Site:
-    """Return an example of a cluster under PBS Pro: CPU nodes, a file system shared with this host.
-
-    The values are ALCF Polaris's; put your own project and environment lines.
-    """
-    workers_per_node, nodes = 32, 2
-    reaches = frozenset({"file", "inline"})
-
-    def executor(label: str, resources: Resources) -> HighThroughputExecutor:
-        no_devices("example-pbs", resources)
-        environment = worker_environment(reaches, unpacking=resources.unpacking)
-        provider = PBSProProvider(
-            queue="prod",
-            account="MyProject",
-            nodes_per_block=nodes,
-            cpus_per_node=64,
-            init_blocks=1,
-            min_blocks=0,
-            max_blocks=1,
-            walltime="01:00:00",
-            scheduler_options="#PBS -l filesystems=home:eagle",
-            worker_init=f"module use /soft/modulefiles\nconda activate wayfinder\n{environment}",
-            launcher=MpiExecLauncher(bind_cmd="--cpu-bind", overrides="--depth=64 --ppn 1"),
-        )
-        return htex(label, provider, resources, workers_per_node=workers_per_node, address=address_by_hostname())
-
-    return Site(
-        name="example-pbs",
-        simulate=lambda resources: executor("pbs-simulate", resources),
-        learn=lambda resources: executor("pbs-learn", resources),
-        simulate_slots=lambda resources: nodes * workers_per_node,
-        learn_slots=lambda resources: nodes * workers_per_node,
-        reaches=reaches,
-        shares_run_dir=True,
-    )
-
+# CPU workers under PBS Pro, with the values of ALCF's Polaris (32 cores, 64 threads a node): put your own project.
+EXAMPLE_PBS = Nodes(
+    walltime="01:00:00",
+    account="MyProject",
+    queue="prod",
+    per_block=2,
+    workers=32,
+    init="module use /soft/modulefiles\nconda activate wayfinder",
+    options="#PBS -l filesystems=home:eagle",
+    launcher=MpiExecLauncher(bind_cmd="--cpu-bind", overrides="--depth=64 --ppn 1"),
+)
 
 SITES: dict[str, SiteMaker] = {
     "local": local,
@@ -114,8 +47,8 @@ SITES: dict[str, SiteMaker] = {
     "local-no-redis": lambda: local("local-no-redis", frozenset({"file", "globus", "inline"})),
     # The host of --ssh-host. One with a name of its own: "gpubox": lambda: ssh_site("gpubox", SshAccess("gpubox")).
     "ssh": lambda: ssh_site("ssh"),
-    "example-slurm": example_slurm,
-    "example-pbs": example_pbs,
+    "example-slurm": lambda: slurm("example-slurm", EXAMPLE_SLURM, qos="regular", constraint="gpu"),
+    "example-pbs": lambda: pbs("example-pbs", EXAMPLE_PBS, cpus_per_node=64),
 }
 
 

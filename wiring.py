@@ -164,6 +164,7 @@ def crew_of(members: Sequence[Member], home: Path, stack: ExitStack) -> Crew:
         run_id=run_id,
         home=home,
         queue=parts.settings.queue,
+        idle_block_s=parts.settings.idle_block_s,
         private_dir=private_dir,
         guardian=guardian,
         pool=pool,

@@ -74,6 +74,8 @@ class Crew:
     ----------
     home
         Where Parsl logs: the run directory, or the folder of a sweep.
+    idle_block_s
+        Seconds without work after which a site gives a block back to its scheduler.
     earlier
         ``run_id`` of the processes before this one that were on this machine.
     guardian
@@ -90,6 +92,7 @@ class Crew:
     run_id: str
     home: Path
     queue: Literal["pipe", "redis"]
+    idle_block_s: float
     private_dir: Path
     guardian: Guardian
     pool: tuple[Hands, ...]
@@ -175,6 +178,8 @@ def _config(crew: Crew) -> Config:
         retries=0,
         usage_tracking=0,
         initialize_logging=False,
-        strategy="simple",
+        # Blocks that have nothing to do go back to their scheduler, while others of the same site work.
+        strategy="htex_auto_scale",
         strategy_period=1,
+        max_idletime=crew.idle_block_s,
     )

@@ -327,6 +327,9 @@ class Settings(BaseModel):
     start_timeout: float = _setting(
         "compute", 180.0, "wall time in which the first worker must answer", "s", gt=0, le=_LONGEST_S
     )
+    idle_block_s: float = _setting(
+        "compute", 120.0, "time without work after which a batch job is given back", "s", gt=0, le=_LONGEST_S
+    )
     heartbeat_s: float = _setting(
         "compute", 2.0, "time between two signs of life of a worker pool", "s", gt=0, le=_LONGEST_S
     )

@@ -25,11 +25,21 @@ class Campaign:
     ----------
     on
         What its command line begins with, if it is to run on another host.
+    checkout
+        Where ``run.py`` is: a copy whose ``config.py`` was edited, say.
     """
 
-    def __init__(self, run_dir: Path, *flags: str, env: dict[str, str] | None = None, on: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        *flags: str,
+        env: dict[str, str] | None = None,
+        on: Sequence[str] = (),
+        checkout: Path = ROOT,
+    ) -> None:
         self.run_dir = run_dir
         self.on = on
+        self.checkout = checkout
         self._begin("--run-dir", str(run_dir), *flags, env=env)
 
     def resume(self, *flags: str) -> None:
@@ -40,8 +50,8 @@ class Campaign:
         # As from a user's shell, not from within a run.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("WAYFINDER_")}
         self.process = subprocess.Popen(
-            [*self.on, sys.executable, str(ROOT / "run.py"), *words],
-            cwd=ROOT,
+            [*self.on, sys.executable, str(self.checkout / "run.py"), *words],
+            cwd=self.checkout,
             env=environment | (env or {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -124,8 +134,8 @@ def campaign(tmp_path: Path) -> Iterator[Callable[..., Campaign]]:
     """Start campaigns; whatever of them is still there after the test is killed, and that fails the test."""
     started: list[tuple[Campaign, str]] = []
 
-    def start(*flags: str, name: str = "run", env: dict[str, str] | None = None, on: Sequence[str] = ()) -> Campaign:
-        begun = Campaign(tmp_path / name, *flags, env=env, on=on)
+    def start(*flags: str, name: str = "run", **given: Any) -> Campaign:
+        begun = Campaign(tmp_path / name, *flags, **given)
         started.append((begun, begun.run_id))
         return begun
 

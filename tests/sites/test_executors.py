@@ -11,7 +11,7 @@ from parsl.launchers import MpiExecLauncher, SrunLauncher
 from parsl.providers import LocalProvider, PBSProProvider, SlurmProvider
 
 import config
-from sites import local
+from sites import batch, local
 from sites.htex import htex
 from sites.site import REACHES_ALL, Resources, worker_environment
 from tasks.errors import BadInput
@@ -99,7 +99,7 @@ def test_a_site_without_redis_says_so_to_its_workers(resources):
 
 def example(monkeypatch, module):
     """Make an example site where the host's name need not resolve."""
-    monkeypatch.setattr(config, "address_by_hostname", lambda: "10.0.0.5")
+    monkeypatch.setattr(batch, "address_by_hostname", lambda: "10.0.0.5")
     return config.site(module)
 
 
@@ -118,7 +118,11 @@ def test_the_slurm_example_is_what_it_says(resources, monkeypatch):
         assert executor.max_workers_per_node == len(executor.available_accelerators) == 4
         assert "OMP_NUM_THREADS=1" in provider.worker_init
         assert "#SBATCH --gpus-per-node=4" in provider.scheduler_options
-    assert site.simulate_slots(resources) == site.learn_slots(resources) == 4
+        assert (provider.init_blocks, provider.min_blocks, provider.max_blocks) == (1, 0, 2)
+        # Accounting asks by number, and so does a queue without it, once it is asked for all.
+        assert provider.status_polling_interval == 20
+    # As many as all blocks have, or nobody would ask for the second.
+    assert site.simulate_slots(resources) == site.learn_slots(resources) == 4 * 2 * 2
     assert site.reaches == {"file", "inline"}
     assert site.shares_run_dir
 
@@ -127,10 +131,17 @@ def test_the_slurm_example_puts_several_segments_on_a_device(resources, monkeypa
     site = example(monkeypatch, "example-slurm")
     asked = replace(resources, segments_per_device=3)
     simulate, learn = site.simulate(asked), site.learn(asked)
-    assert simulate.max_workers_per_node == len(simulate.available_accelerators) == site.simulate_slots(asked) == 12
-    assert learn.max_workers_per_node == len(learn.available_accelerators) == site.learn_slots(asked) == 4
+    assert simulate.max_workers_per_node == len(simulate.available_accelerators) == 12
+    assert learn.max_workers_per_node == len(learn.available_accelerators) == 4
+    assert (site.simulate_slots(asked), site.learn_slots(asked)) == (12 * 4, 4 * 4)
     assert "nvidia-cuda-mps-control -d" in simulate.provider.worker_init
     assert "mps" not in learn.provider.worker_init
+
+
+@pytest.mark.parametrize("walltime", ["00:00:30", "0:00:00", "90", "01:00", "1-00:00:00"])
+def test_a_walltime_that_a_scheduler_would_not_keep_is_refused(walltime):
+    with pytest.raises(BadInput, match=f"site lab asks for a walltime of '{walltime}': write HH:MM:SS"):
+        batch.slurm("lab", batch.Nodes(walltime))
 
 
 def test_a_site_without_devices_refuses_segments_on_them(resources, monkeypatch):

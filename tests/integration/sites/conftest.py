@@ -27,13 +27,13 @@ def program(name: str) -> str | None:
     return shutil.which(name) or shutil.which(name, path=_SBIN)
 
 
-def need(*names: str, package: str) -> None:
+def need(*names: str, package: str, requires: str = "ssh") -> None:
     """Skip a test where programs are missing; fail it where somebody insists on them (`.ci/run` installs them)."""
     missing = [name for name in names if program(name) is None]
     if not missing:
         return
     reason = f"needs {', '.join(missing)}: apt-get install {package}"
-    if "ssh" in os.environ.get("WAYFINDER_REQUIRE", "").split(","):
+    if requires in os.environ.get("WAYFINDER_REQUIRE", "").split(","):
         pytest.fail(reason)
     pytest.skip(reason)
 
