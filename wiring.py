@@ -24,6 +24,7 @@ from campaign.settings import Settings
 from campaign.stores import Stores
 from campaign.sweep import refuse_differing
 from sites import globus_store, local, redis_server, staging
+from sites.globus import globus
 from sites.pool import shares
 from sites.site import REACHES_ALL, Resources, Site, SshAccess
 from tasks.errors import BadInput
@@ -74,7 +75,16 @@ class Parts:
         """
         pool = tuple(PoolSite(config.site(each.site), each.weight) for each in shares(settings.simulate_site))
         learning = config.site(settings.ml_site)
+        if settings.simulate_endpoint is not None:
+            pool = (PoolSite(globus("globus-simulate", settings.simulate_endpoint), 1),)
+        if settings.ml_endpoint is not None:
+            learning = globus("globus-learn", settings.ml_endpoint)
         return cls(settings, prepared, pool, learning, _store_kinds(settings, pool, learning), began)
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Of segments, and of learning."""
+        return (*(each.site for each in self.pool), self.learning)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +203,7 @@ def _resources(members: Sequence[Member], private_dir: Path, redis: RedisServer 
         ssh=_ssh(settings),
         # Only loopback has to be brought there: any other address is dialled as it is.
         forwards=() if redis is None or redis.host not in _LOOPBACK else (redis.port,),
+        task_timeout_s=settings.task_timeout,
     )
 
 
@@ -271,9 +282,18 @@ def _stores(member: Member, campaign_id: str, redis: RedisServer | None) -> Stor
     file_dir = run_dir.proxystore
     if settings.ps_file_dir is not None:
         file_dir = settings.ps_file_dir / f"wayfinder-{campaign_id[:12]}"
-    address = None if redis is None else (redis.host, redis.port)
-    globus, threshold = settings.ps_globus_config, settings.ps_threshold
-    return Stores(member.parts.kinds, campaign_id, run_dir.parked, threshold, file_dir, address, globus, member.older)
+    bounds = (site.max_inline_bytes for site in member.parts.sites)
+    return Stores(
+        member.parts.kinds,
+        campaign_id,
+        run_dir.parked,
+        settings.ps_threshold,
+        file_dir,
+        None if redis is None else (redis.host, redis.port),
+        settings.ps_globus_config,
+        min((bound for bound in bounds if bound is not None), default=None),
+        member.older,
+    )
 
 
 def _store_kinds(settings: Settings, pool: Sequence[PoolSite], learning: Site) -> dict[Topic, StoreKind]:
@@ -284,7 +304,14 @@ def _store_kinds(settings: Settings, pool: Sequence[PoolSite], learning: Site) -
     BadInput
         When a topic's own workers cannot reach it, or a site of a pool that of the candidates.
     """
-    shared = all(site.shares_run_dir for site in (learning, *(each.site for each in pool)))
+    sites = (learning, *(each.site for each in pool))
+    shared = all(site.shares_run_dir for site in sites)
+    for site in sites:
+        if site.max_inline_bytes is not None and settings.ps_threshold > site.max_inline_bytes:
+            raise BadInput(
+                f"--ps-threshold {settings.ps_threshold} lets messages to site {site.name} grow beyond the "
+                f"{site.max_inline_bytes} bytes that are carried there: give less"
+            )
     kinds: dict[Topic, StoreKind] = {}
     for topic, backend in settings.ps_backends.items():
         chosen = backend or ("file" if shared else "redis")

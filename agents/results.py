@@ -16,6 +16,7 @@ from tasks.messages import Done
 _KINDS = {
     "WorkerLost": "worker_lost",
     "ManagerLost": "manager_lost",
+    "EndpointGone": "manager_lost",
     # Of tasks that were at an executor when its interchange ended, and of those sent there since.
     "BadStateException": "site_gone",
     "InterchangeEnded": "site_gone",

@@ -34,6 +34,7 @@ def contradictions(settings: Settings) -> Iterator[str]:
     yield from _bundle(settings)
     yield from _scratch(settings)
     yield from _redis(settings)
+    yield from _endpoints(settings)
     yield from _ssh(settings)
     yield from _ending(settings)
 
@@ -250,6 +251,25 @@ def _may_use_redis(settings: Settings) -> bool:
     # Where ends do not share the run directory, a backend that was left open becomes Redis.
     left_open = None in settings.ps_backends.values() and not settings.no_proxystore
     return left_open and not {*_pool(settings), settings.ml_site} <= {"local", "local-b"}
+
+
+def _endpoints(settings: Settings) -> Iterator[str]:
+    named = {"simulate": settings.simulate_endpoint, "ml": settings.ml_endpoint}
+    sites = {"simulate": settings.simulate_site, "ml": settings.ml_site}
+    for topic, endpoint in named.items():
+        if endpoint is not None and sites[topic] != "local":
+            yield (
+                f"--{topic}-endpoint {shown(endpoint)} takes the place of --{topic}-site {shown(sites[topic])}: "
+                "drop one"
+            )
+    if any(named.values()) and not settings.no_proxystore:
+        left_open = [topic for topic, backend in settings.ps_backends.items() if backend is None]
+        if left_open:
+            flags = ", ".join(f"--{topic}-ps-backend" for topic in left_open)
+            yield (
+                f"what an endpoint reaches only you know: add {flags} (file where it shares --ps-file-dir, redis "
+                "with a --redishost that it reaches, globus, or none for small molecules)"
+            )
 
 
 def _ssh(settings: Settings) -> Iterator[str]:

@@ -267,6 +267,12 @@ class Settings(BaseModel):
         min_length=1,
     )
     ml_site: str = _setting("compute", "local", "site of training and inference", metavar="SITE", min_length=1)
+    simulate_endpoint: str | None = _setting(
+        "compute", None, "Globus Compute endpoint of the segments, in place of a site", metavar="UUID", min_length=1
+    )
+    ml_endpoint: str | None = _setting(
+        "compute", None, "Globus Compute endpoint of training and inference, likewise", metavar="UUID", min_length=1
+    )
     simulate_workers: int | None = _setting(
         "compute",
         None,

@@ -15,7 +15,7 @@ from campaign.rundir import missing_directories, remove_made
 from campaign.wire import Address, address
 from tasks.errors import BadInput, Unreachable
 from tasks.messages import Ref, StoreKind, StoreSpec, Topic
-from tasks.transport import clear, copy, evict, keys, open_store
+from tasks.transport import MAX_INLINE_OPTION, clear, copy, evict, keys, open_store
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,8 @@ class Stores:
         Host and port; needed if a kind is ``redis``.
     globus_config
         Needed if a kind is ``globus``.
+    max_inline_bytes
+        Of arrays in a message; None for what all messages carry.
     older
         Kinds of store in which an earlier process left what is needed to go on.
 
@@ -61,12 +63,15 @@ class Stores:
         file_dir: Path,
         redis: tuple[str, int] | None,
         globus_config: Path | None,
+        max_inline_bytes: int | None = None,
         older: Set[StoreKind] = frozenset(),
     ) -> None:
         self._made: list[Path] = []
         self._gone: set[str] = set()
         self.left_in_place = False
-        options: dict[StoreKind, tuple[tuple[str, str], ...]] = {"inline": ()}
+        options: dict[StoreKind, tuple[tuple[str, str], ...]] = {
+            "inline": () if max_inline_bytes is None else ((MAX_INLINE_OPTION, str(max_inline_bytes)),)
+        }
         if "file" in {*kinds.values(), *older}:
             self._made = missing_directories(file_dir)
             try:

@@ -64,6 +64,8 @@ class Resources:
         The host of the command line, if it names one.
     forwards
         Ports of this machine's loopback that workers of other machines need: of a Redis server with their data.
+    task_timeout_s
+        After which a task that was sent counts as lost.
     """
 
     simulate_workers: int | None
@@ -77,6 +79,7 @@ class Resources:
     unpacking: tuple[str, ...] = ()
     ssh: SshAccess | None = None
     forwards: tuple[int, ...] = ()
+    task_timeout_s: float = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,8 @@ class Site:
         Kinds of store that its workers can open.
     shares_run_dir
         Whether its workers see the run directory under the same path.
+    max_inline_bytes
+        Of arrays in a message, where what carries it takes less than others do.
     """
 
     name: str
@@ -102,6 +107,7 @@ class Site:
     learn_slots: Callable[[Resources], int]
     reaches: frozenset[str]
     shares_run_dir: bool
+    max_inline_bytes: int | None = None
 
 
 SiteMaker = Callable[[], Site]

@@ -42,6 +42,9 @@ FORWARDED_VARIABLE = "WAYFINDER_FORWARDED"
 # Colmena doubles bytes (pickle, then hex), and a pipe carries 32 MiB.
 MAX_INLINE_BYTES = 8_000_000
 
+# Of a store that is none, where something else carries the messages.
+MAX_INLINE_OPTION = "max_bytes"
+
 # What safetensors calls numbers of each kind, little-endian.
 _KINDS: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "I64": np.dtype("<i8"),
@@ -196,9 +199,10 @@ def ship(arrays: Arrays, spec: StoreSpec, *, always: bool = True) -> Ref:
     """
     data = pack(arrays)
     if spec.kind == "inline" or (not always and len(data) < spec.threshold):
-        if len(data) > MAX_INLINE_BYTES:
+        most = int(dict(spec.options).get(MAX_INLINE_OPTION, MAX_INLINE_BYTES))
+        if len(data) > most:
             raise TooLarge(
-                f"{len(data)} bytes without a store exceed the {MAX_INLINE_BYTES} that a message carries: "
+                f"{len(data)} bytes without a store exceed the {most} that a message carries: "
                 "choose a ProxyStore backend (file, redis or globus) for this topic"
             )
         return Ref(spec, (), len(data), data)

@@ -236,6 +236,14 @@ def test_compatible_settings_are_accepted(values):
         ({"frame_ps": 0.001}, ["--frame-ps 0.001", "--timestep-fs 4", "more frames than steps"]),
         ({"segment_ps": 1e6, "timestep_fs": 0.01}, ["--segment-ps 1e+06", "--timestep-fs 0.01"]),
         ({"min_segment_seconds": 60.0, "task_timeout": 60.0}, ["--min-segment-seconds 60", "--task-timeout 60"]),
+        (
+            {"ml_endpoint": "u", "no_proxystore": True, "ml_site": "ssh", "ssh_host": "gpubox"},
+            ["--ml-endpoint u takes the place of --ml-site ssh"],
+        ),
+        (
+            {"simulate_endpoint": "u", "infer_ps_backend": "file"},
+            ["what an endpoint reaches only you know", "--simulate-ps-backend, --train-ps-backend"],
+        ),
         ({"heartbeat_s": 5.0, "heartbeat_threshold_s": 5.0}, ["--heartbeat-threshold-s 5", "--heartbeat-s 5"]),
     ],
 )

@@ -19,6 +19,7 @@ from tasks.errors import BadInput, Damaged, TooLarge, Unreachable
 from tasks.messages import MoveSpec, Ref, StoreSpec
 from tasks.transport import (
     MAX_INLINE_BYTES,
+    MAX_INLINE_OPTION,
     REACHES_VARIABLE,
     clear,
     evict,
@@ -358,3 +359,10 @@ def test_data_that_are_gone_cannot_be_moved(redis_store: StoreSpec, file_store: 
     with pytest.raises(Unreachable, match="no longer holds"):
         move(MoveSpec(cargo=("frames", 0), task_id=9, attempt=1, source=source, store=file_store))
     assert len(keys(file_store)) == 0
+
+
+def test_a_message_takes_what_its_carrier_takes() -> None:
+    carrier = StoreSpec("wayfinder", "inline", ((MAX_INLINE_OPTION, "1000"),))
+    assert fetch(ship({"frames": np.zeros(10)}, carrier))["frames"].shape == (10,)
+    with pytest.raises(TooLarge, match="exceed the 1000 that a message carries"):
+        ship({"frames": np.zeros(1000)}, carrier)

@@ -1,0 +1,1 @@
+"""Whole campaigns in processes of their own."""

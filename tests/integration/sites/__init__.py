@@ -1,0 +1,1 @@
+"""Campaigns at sites other than this machine."""
