@@ -26,6 +26,13 @@ def kind_of(name: str) -> StoreKind | None:
     return next((kind for kind in get_args(StoreKind) if kind == suffix), None)
 
 
+def _content(globus_config: Path) -> str:
+    try:
+        return globus_config.read_text()
+    except OSError as error:
+        raise BadInput(f"--ps-globus-config {globus_config} cannot be read: {error.strerror}") from error
+
+
 class Stores:
     """Where each topic's data lie.
 
@@ -84,7 +91,7 @@ class Stores:
         if redis is not None:
             options["redis"] = (("hostname", redis[0]), ("port", str(redis[1])))
         if globus_config is not None:
-            options["globus"] = (("config", str(globus_config)),)
+            options["globus"] = (("endpoints", _content(globus_config)),)
         name = f"wayfinder-{campaign_id[:12]}"
         specs = {
             kind: StoreSpec(f"{name}-{kind}", kind, options[kind], threshold)

@@ -243,7 +243,7 @@ def ssh_site(name: str, access: SshAccess | None = None, n_workers: int = 1) -> 
             worker_port=found.port if found.tunnel == "manual" else None,
         )
 
-    reaches = frozenset({"redis", "inline"})
+    reaches = frozenset({"redis", "globus", "inline"})
     return Site(
         name=name,
         simulate=lambda resources: executor("ssh-simulate", resources, resources.simulate_workers or n_workers),

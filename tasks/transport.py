@@ -59,6 +59,8 @@ _SIZE_BYTES = _ALIGNMENT = 8
 _REDIS_ANSWERS_S = 30.0
 _REDIS_CONNECTS_S = 10.0
 
+_TRANSFERRED_WITHIN_S = 600
+
 
 class NamespacedRedisConnector(RedisConnector):
     """Redis connector whose keys begin with the store's name, so that a campaign can find and empty its own.
@@ -125,7 +127,7 @@ def open_store(spec: StoreSpec) -> Store[Any]:
     elif spec.kind == "redis":
         connector = NamespacedRedisConnector(options["hostname"], _port_here(options["port"]), spec.name)
     elif spec.kind == "globus":
-        connector = _globus_connector(options["config"])
+        connector = _globus_connector(options["endpoints"])
     else:
         raise ValueError(f"a store of kind {spec.kind} cannot be opened")
     return Store(spec.name, connector, serializer=_identity, deserializer=_identity, cache_size=0, register=False)
@@ -208,7 +210,7 @@ def ship(arrays: Arrays, spec: StoreSpec, *, always: bool = True) -> Ref:
         return Ref(spec, (), len(data), data)
     with _reaching(spec):
         key = open_store(spec).put(data)
-    return Ref(spec, tuple(key), len(data))
+    return Ref(spec, _key(spec, key), len(data))
 
 
 def fetch(ref: Ref) -> dict[str, np.ndarray]:
@@ -233,7 +235,7 @@ def copy(ref: Ref, spec: StoreSpec) -> Ref:
     data = _read(ref)
     with _reaching(spec):
         key = open_store(spec).put(data)
-    return Ref(spec, tuple(key), len(data))
+    return Ref(spec, _key(spec, key), len(data))
 
 
 def _read(ref: Ref) -> bytes:
@@ -282,8 +284,22 @@ def _reaching(spec: StoreSpec) -> Iterator[None]:
     """Turn a store's own errors into one sentence."""
     try:
         yield
-    except (OSError, RedisError) as error:
+    except _errors_of(spec) as error:
         raise Unreachable(f"store {spec.name} ({spec.kind}) does not answer: {error}") from error
+
+
+def _errors_of(spec: StoreSpec) -> tuple[type[Exception], ...]:
+    if spec.kind != "globus":
+        return OSError, RedisError
+    from globus_sdk import GlobusError
+
+    # No host_regex matches this host; a transfer took too long.
+    return OSError, GlobusError, ValueError, RuntimeError
+
+
+def _key(spec: StoreSpec, key: Any) -> tuple[str, ...]:
+    """Return a connector's key as texts: of Globus the file, and the transfers that bring it to the other hosts."""
+    return (key.filename, *key.task_id) if spec.kind == "globus" else tuple(key)
 
 
 def _connector_key(ref: Ref) -> Any:
@@ -293,16 +309,23 @@ def _connector_key(ref: Ref) -> Any:
         return RedisKey(*ref.key)
     from proxystore.connectors.globus import GlobusKey
 
-    return GlobusKey(*ref.key)
+    filename, *transfers = ref.key
+    return GlobusKey(filename, tuple(transfers))
 
 
-def _globus_connector(config: str) -> Any:
-    from proxystore.connectors.globus import GlobusConnector, GlobusEndpoints
+def _globus_connector(endpoints: str) -> Any:
+    """Return a connector that deletes nothing of its own accord, from the content of a file of endpoints.
+
+    The content travels, for a host elsewhere does not have the file.
+    """
+    from globus_sdk import GlobusError
+    from proxystore.connectors.globus import GlobusConnector
 
     try:
-        return GlobusConnector(GlobusEndpoints.from_json(config), clear=False)
-    except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:  # no file, no JSON, or another's
-        raise BadInput(f"Globus store of {config} cannot be opened: {error}; mend that file") from error
+        return GlobusConnector(json.loads(endpoints), clear=False, timeout=_TRANSFERRED_WITHIN_S)
+    # It is no JSON, or that of something else.
+    except (GlobusError, LookupError, ValueError, TypeError, AttributeError) as error:
+        raise BadInput(f"the Globus store cannot be opened: {error}; mend the file of --ps-globus-config") from error
 
 
 def _identity(data: Any) -> Any:

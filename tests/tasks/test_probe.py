@@ -1,3 +1,4 @@
+import importlib
 import importlib.util
 import platform
 import shutil
@@ -148,17 +149,17 @@ def test_a_file_store_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     assert the_problem(replace(ML, role="host", stores=(store,))).startswith("store below (file) cannot be used: ")
 
 
-def test_a_globus_store_without_configuration_is_told(tmp_path: Path) -> None:
-    store = StoreSpec("far", "globus", (("config", str(tmp_path / "absent.json")),))
-    problem = the_problem(replace(ML, role="host", stores=(store,)))
-    assert problem.startswith("store far (globus) cannot be used: Globus store of ")
+def test_a_globus_store_without_endpoints_is_told() -> None:
+    problem = the_problem(replace(ML, role="host", stores=(StoreSpec("far", "globus", (("endpoints", "{}"),)),)))
+    assert problem.startswith("store far (globus) cannot be used: the Globus store cannot be opened: ")
 
 
 @pytest.mark.parametrize(("spec", "module", "name"), [(ML, "torch", "torch"), (MD, "openmm", "OpenMM")])
 def test_a_missing_library_is_told(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, spec: ProbeSpec, module: str, name: str
 ) -> None:
-    # None is how Python itself marks a module that must not be imported.
+    # None is how Python itself marks a module that must not be imported; what looks for it there comes before.
+    importlib.import_module("sklearn.neighbors")
     monkeypatch.setitem(sys.modules, module, None)
     report = probe(spec)
     assert report.problems[0].startswith(f"{name} is missing: ")

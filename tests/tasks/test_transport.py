@@ -329,13 +329,12 @@ def test_a_kind_that_the_site_does_not_reach_is_not_dialled(
     assert same(fetch(ref), SOME)
 
 
-@pytest.mark.parametrize("content", [None, "no JSON", "[]", '{"a": {"uuid": "x"}}'])
-def test_a_globus_configuration_that_does_not_serve_is_named(tmp_path: Path, content: str | None) -> None:
-    config = tmp_path / "globus_config.json"
-    if content is not None:
-        config.write_text(content)
-    with pytest.raises(BadInput, match=r"^Globus store of .*globus_config.json cannot be opened: .*; mend that file"):
-        ship(SOME, StoreSpec("test", "globus", (("config", str(config)),)))
+@pytest.mark.parametrize("content", ["no JSON", "[]", '{"a": {"uuid": "x"}}'])
+def test_a_globus_configuration_that_does_not_serve_is_told(content: str) -> None:
+    with pytest.raises(
+        BadInput, match=r"^the Globus store cannot be opened: .*; mend the file of --ps-globus-config"
+    ):
+        ship(SOME, StoreSpec("test", "globus", (("endpoints", content),)))
 
 
 # ---- moving

@@ -80,6 +80,7 @@ def lay_out(lab: Path, address: str, port: int, far: Path | None = None) -> Host
         f"ListenAddress {address}\nPort {port}\nHostKey {far}/host\nAuthorizedKeysFile {far}/authorized_keys\n"
         "StrictModes no\nPasswordAuthentication no\nUsePAM no\nPermitRootLogin prohibit-password\n"
         f"PidFile {far}/sshd.pid\nAllowTcpForwarding remote\nClientAliveInterval 2\nClientAliveCountMax 5\n"
+        "Subsystem sftp internal-sftp\n"
     )
     (lab / "ssh_config").write_text(
         f"Host gpubox\n  HostName {address}\n  Port {port}\n  User {getpass.getuser()}\n  IdentityFile {lab}/id\n"

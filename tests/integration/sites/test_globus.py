@@ -37,6 +37,7 @@ def flags(endpoint: str, tmp_path: Path) -> tuple[str, ...]:
     return ("--ml-endpoint", endpoint, *backends, "--ps-file-dir", str(tmp_path / "store"), "--no-control")
 
 
+@pytest.mark.slow
 def test_a_campaign_learns_on_an_endpoint_and_outlives_a_cut(
     campaign: Start, service: GlobusCompute, tmp_path: Path
 ) -> None:
@@ -74,6 +75,7 @@ def test_an_endpoint_that_cannot_be_used_is_refused_in_a_sentence(
         assert not run.run_dir.exists()
 
 
+@pytest.mark.slow
 def test_nobody_logged_in_is_told(campaign: Start, service: GlobusCompute, tmp_path: Path) -> None:
     without = {name: value for name, value in service.environment.items() if "CLIENT" not in name}
     without["GLOBUS_COMPUTE_USER_DIR"] = str(tmp_path / "nobody")

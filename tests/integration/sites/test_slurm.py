@@ -67,6 +67,7 @@ def checkout(tmp_path: Path) -> Path:
     return mine
 
 
+@pytest.mark.slow
 def test_a_campaign_runs_under_slurm_and_leaves_nothing_in_its_queue(
     campaign: Start, cluster: Slurm, checkout: Path
 ) -> None:

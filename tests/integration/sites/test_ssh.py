@@ -80,6 +80,7 @@ def test_a_cut_line_is_laid_again(campaign: Start, host: Host) -> None:
     assert run.summary()["failures"].keys() <= {"manager_lost"}
 
 
+@pytest.mark.slow
 def test_a_campaign_learns_over_a_connection_that_is_open(campaign: Start, host: Host, tmp_path: Path) -> None:
     # As for hosts that ask for a password: a person opened a ControlMaster, and nothing else may log in.
     shared = tmp_path / "shared"

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 import signal
+import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -85,6 +90,68 @@ def test_a_campaign_learns_through_a_tunnel_that_the_user_opened(campaign: Start
         tunnel.terminate()
     assert {line["worker_info"]["hostname"] for line in run.traces("training")} == {"gpubox"}
     assert run.summary()["failures"] == {}
+
+
+TRANSFER_PORT = 54_210
+
+NEAR, FAR = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
+
+
+@pytest.mark.slow
+def test_data_go_by_globus_between_hosts_that_share_no_directory(
+    campaign: Start, hosts: TwoHosts, tmp_path: Path
+) -> None:
+    near, far = tmp_path / "near", hosts.host.folder / "store"
+    roots = {NEAR: near, FAR: far}
+    for root in roots.values():
+        root.mkdir()
+        (root / "the-users-own").write_text("kept")
+    endpoints = {
+        NEAR: {"host_regex": re.escape(socket.gethostname()), "endpoint_path": "/", "local_path": str(near)},
+        FAR: {"host_regex": "gpubox", "endpoint_path": "/", "local_path": str(hosts.host.far / "store")},
+    }
+    config = tmp_path / "globus_config.json"
+    config.write_text(json.dumps(endpoints))
+    service = f"http://127.0.0.1:{TRANSFER_PORT}"
+    environment = {
+        "GLOBUS_SDK_SERVICE_URL_TRANSFER": service,
+        "GLOBUS_SDK_SERVICE_URL_AUTH": service,
+        "PROXYSTORE_GLOBUS_CLIENT_ID": NEAR,
+        "PROXYSTORE_GLOBUS_CLIENT_SECRET": "a-secret-of-a-test",
+    }
+    standin = [sys.executable, str(Path(__file__).parent / "transfer_standin.py"), str(TRANSFER_PORT)]
+    standin.append(json.dumps({name: str(root) for name, root in roots.items()}))
+    # The far host reaches the service as it would the internet.
+    internet = f"127.0.0.1:{TRANSFER_PORT}:127.0.0.1:{TRANSFER_PORT}"
+    line = [*hosts.near, "ssh", "-F", str(hosts.host.config), "-N", "-R", internet, "gpubox"]
+    flags = list(hosts.host.flags)
+    # Flags are written down; what is secret lies in a file over there.
+    mine = hosts.host.folder / "globus.sh"
+    mine.write_text("\n".join(f"export {name}={value}" for name, value in environment.items()))
+    flags[flags.index("--ssh-init") + 1] += f"; . {hosts.host.far}/globus.sh"
+    backends = [word for topic in ("simulate", "infer", "train") for word in (f"--{topic}-ps-backend", "globus")]
+    with (
+        subprocess.Popen([*hosts.near, *standin], stderr=subprocess.DEVNULL) as served,
+        subprocess.Popen(line) as net,
+    ):
+        try:
+            run = campaign(
+                *flags, *backends, "--ps-globus-config", str(config), "--ps-threshold", "0", "--max-segments", "24",
+                "--retrain-every", "12", "--min-model-versions", "1", "--no-control",
+                on=hosts.near, env=environment,
+            )  # fmt: skip
+            assert run.wait(200) == 0, run.err
+        finally:
+            net.terminate()
+            served.terminate()
+    summary = run.summary()
+    assert summary["failures"] == {}
+    assert summary["model_versions"] >= 1
+    assert {told["worker_info"]["hostname"] for told in run.traces("training")} == {"gpubox"}
+    for root in roots.values():
+        assert (root / "the-users-own").read_text() == "kept"
+    secret = environment["PROXYSTORE_GLOBUS_CLIENT_SECRET"].encode()
+    assert not [path for path in run.run_dir.rglob("*") if path.is_file() and secret in path.read_bytes()]
 
 
 @pytest.mark.slow
