@@ -7,8 +7,8 @@ MB through the tunnel over that of ``scp`` through a warm ControlMaster. Wanted:
 as here, and 0.6 of scp's rate. Between two hosts on one computer there is no distance: what is measured is what
 software costs.
 
-Needs a host: ``--ssh-host HOST``, with ``--ssh-config`` and ``--ssh-init`` as of ``run.py``. Where that is this computer
-add ``--keep-busy``, for its sshd counts among the others that use the machine.
+Needs a host: ``--ssh-host HOST``, with ``--ssh-config`` and ``--ssh-init`` as of ``run.py``. Where that is
+this computer add ``--keep-busy``, for its sshd counts among the others that use the machine.
 """
 
 from __future__ import annotations
