@@ -209,7 +209,12 @@ class SshProvider(ExecutionProvider):  # type: ignore[misc]  # Parsl has no type
         )
 
 
-def ssh_site(name: str, access: SshAccess | None = None, n_workers: int = 1) -> Site:
+def ssh_site(
+    name: str,
+    access: SshAccess | None = None,
+    n_workers: int = 1,
+    reaches: frozenset[str] = frozenset({"redis", "globus", "inline"}),
+) -> Site:
     """Return a machine behind ssh, with one worker pool for whatever topic is sent there.
 
     Parameters
@@ -218,6 +223,8 @@ def ssh_site(name: str, access: SshAccess | None = None, n_workers: int = 1) -> 
         How to reach it; None for what ``--ssh-host`` and its like say.
     n_workers
         Segments at once, unless ``--simulate-workers`` says otherwise.
+    reaches
+        Stores that its workers can open: ``file`` as well where it shares the folder of ``--ps-file-dir``.
     """
 
     def executor(label: str, resources: Resources, workers: int) -> HighThroughputExecutor:
@@ -243,7 +250,6 @@ def ssh_site(name: str, access: SshAccess | None = None, n_workers: int = 1) -> 
             worker_port=found.port if found.tunnel == "manual" else None,
         )
 
-    reaches = frozenset({"redis", "globus", "inline"})
     return Site(
         name=name,
         simulate=lambda resources: executor("ssh-simulate", resources, resources.simulate_workers or n_workers),

@@ -1,4 +1,4 @@
-"""Hosts to test with: a real sshd each, reached over loopback or across two network namespaces."""
+"""Hosts to test with: a real sshd each, reached over loopback or across network namespaces."""
 
 from __future__ import annotations
 
@@ -93,25 +93,26 @@ def lay_out(lab: Path, address: str, port: int, far: Path | None = None) -> Host
 
 
 @dataclass(frozen=True)
-class TwoHosts:
-    """Two hosts with one cable between them; from the far one nothing leads back.
+class FarHost:
+    """A host at the end of a cable; from it nothing leads back to the near one.
 
     Attributes
     ----------
     near
         What a command begins with to run on the near host.
-    far_shell
+    shell
         What one begins with to run on the far one, as its sshd would.
     """
 
     host: Host
     near: tuple[str, ...]
-    far_shell: tuple[str, ...]
-    namespace: str
+    shell: tuple[str, ...]
+    near_namespace: str
+    link: str
 
     def cable(self, state: str) -> None:
         """Pull it (``down``), or plug it in again (``up``)."""
-        subprocess.run(["ip", "-n", self.namespace, "link", "set", "wayfinder0", state], check=True)
+        _run("ip", "-n", self.near_namespace, "link", "set", self.link, state)
 
 
 # The far host may answer ssh, and open no connection of its own.
@@ -125,40 +126,65 @@ chain out {
 }
 """
 
-# It sees neither the other's files nor its checkout: only its own folder, and an environment.
+# It sees neither the other's files nor its checkout: only its own folder, an environment, and what is shared.
 _OWN_FILES = """
 set -e
-hostname gpubox
+hostname {name}
 mount --bind {folder} {far}
-mkdir -p {far}/environment
+mkdir -p {far}/environment {far}/shared
 mount --bind {environment} {far}/environment
+mount --bind {shared} {far}/shared
 mount -t tmpfs none /tmp
 mkdir -p {root}
 mount -t tmpfs none {root}
-mkdir -p {environment}
+mkdir -p {environment} {shared}
 mount --bind {far}/environment {environment}
+mount --bind {far}/shared {shared}
 exec {sshd} -D -e -f {far}/sshd_config
 """
 
 
 @contextmanager
-def two_hosts(lab: Path) -> Iterator[TwoHosts]:
-    """Make two network namespaces, and an sshd in the one that has a mount, a name and processes of its own."""
-    near, far = f"wfnear{os.getpid()}", f"wffar{os.getpid()}"
-    host = lay_out(lab, "10.77.0.2", 22, FAR)
+def near_host() -> Iterator[str]:
+    """Make a network namespace to run campaigns in."""
+    namespace = f"wfnear{os.getpid()}"
+    try:
+        _run("ip", "netns", "add", namespace)
+        _run("ip", "-n", namespace, "link", "set", "lo", "up")
+        yield namespace
+    finally:
+        subprocess.run(["ip", "netns", "del", namespace], check=False, stderr=subprocess.DEVNULL)
+
+
+@contextmanager
+def far_host(lab: Path, near: str, number: int = 0, shared: Path | None = None) -> Iterator[FarHost]:
+    """Make another at the end of a cable, with an sshd, files, a name and processes of its own.
+
+    Parameters
+    ----------
+    lab
+        An empty folder.
+    shared
+        A directory that both hosts see under its path.
+    """
+    far, link, name = f"wffar{os.getpid()}n{number}", f"wayfinder{number}", f"gpubox{number}" if number else "gpubox"
+    ends = (near, f"10.77.{number}.1/24", link), (far, f"10.77.{number}.2/24", "wf1")
+    host = lay_out(lab, f"10.77.{number}.2", 22, FAR)
+    nothing = lab / "nothing"
+    nothing.mkdir()
     server: subprocess.Popen[bytes] | None = None
     try:
-        _run("ip", "netns", "add", near)
         _run("ip", "netns", "add", far)
-        _run("ip", "link", "add", "wayfinder0", "netns", near, "type", "veth", "peer", "name", "wf1", "netns", far)
-        for namespace, address, link in ((near, "10.77.0.1/24", "wayfinder0"), (far, "10.77.0.2/24", "wf1")):
-            _run("ip", "-n", namespace, "addr", "add", address, "dev", link)
-            _run("ip", "-n", namespace, "link", "set", "lo", "up")
-            _run("ip", "-n", namespace, "link", "set", link, "up")
+        _run("ip", "-n", far, "link", "set", "lo", "up")
+        _run("ip", "link", "add", link, "netns", near, "type", "veth", "peer", "name", "wf1", "netns", far)
+        for namespace, address, end in ends:
+            _run("ip", "-n", namespace, "addr", "add", address, "dev", end)
+            _run("ip", "-n", namespace, "link", "set", end, "up")
         _run("ip", "netns", "exec", far, str(program("nft")), "-f", "-", given=_NO_WAY_BACK)
         script = _OWN_FILES.format(
-            folder=host.folder, far=FAR, environment=sys.prefix, root=ROOT, sshd=program("sshd")
-        )
+            name=name, folder=host.folder, far=FAR, environment=sys.prefix, root=ROOT, sshd=program("sshd"),
+            shared=shared or nothing,
+        )  # fmt: skip
         namespaces = ("--mount", "--uts", "--pid", "--fork", "--mount-proc", "--kill-child=KILL")
         with (lab / "sshd.log").open("wb") as log:
             server = subprocess.Popen(
@@ -166,16 +192,26 @@ def two_hosts(lab: Path) -> Iterator[TwoHosts]:
             )
         prefix = ("ip", "netns", "exec", near)
         _run(*prefix, "ssh", "-F", str(host.config), "-o", "ConnectionAttempts=20", "gpubox", "true")
-        yield TwoHosts(host, prefix, (*prefix, "ssh", "-F", str(host.config), "gpubox"), near)
+        yield FarHost(host, prefix, (*prefix, "ssh", "-F", str(host.config), "gpubox"), near, link)
     finally:
         if server is not None:
             server.kill()
             server.wait(10)
-        for namespace in (near, far):
-            subprocess.run(["ip", "netns", "del", namespace], check=False, stderr=subprocess.DEVNULL)
+        subprocess.run(["ip", "netns", "del", far], check=False, stderr=subprocess.DEVNULL)
 
 
 def _run(*words: str, given: str | None = None) -> None:
     done = subprocess.run(words, input=given, capture_output=True, text=True, timeout=60)
     if done.returncode != 0:
         raise OSError(f"{' '.join(words)}: {done.stderr.strip()}")
+
+
+def edited_checkout(folder: Path, sites: str) -> Path:
+    """Return a checkout to whose config.py sites were added, as users do; ``{checkout}`` stands for its path."""
+    for name in ("agents", "campaign", "policies", "sites", "tasks"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("run.py", "wiring.py"):
+        shutil.copy(ROOT / name, folder)
+    config = (ROOT / "config.py").read_text()
+    (folder / "config.py").write_text(config + sites.format(checkout=folder))
+    return folder

@@ -20,8 +20,8 @@ from sites.batch import Nodes, PatientSlurm
 from sites.batch import slurm as slurm_site
 from sites.local import CHECKOUT
 from sites.site import Resources
-from tests.integration.conftest import ROOT, Campaign
-from tests.integration.sites.conftest import need
+from tests.integration.conftest import Campaign
+from tests.integration.sites.conftest import edited_checkout, need
 from tests.integration.sites.slurmlab import PROGRAMS, Slurm, slurm
 
 Start = Callable[..., Campaign]
@@ -55,16 +55,8 @@ def cluster() -> Iterator[Slurm]:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A checkout whose config.py was edited, as users do."""
-    mine = tmp_path / "checkout"
-    mine.mkdir()
-    for name in ("agents", "campaign", "policies", "sites", "tasks"):
-        shutil.copytree(ROOT / name, mine / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("run.py", "wiring.py"):
-        shutil.copy(ROOT / name, mine)
-    config = (ROOT / "config.py").read_text()
-    (mine / "config.py").write_text(config + OWN_SITE.format(checkout=mine))
-    return mine
+    """A checkout with the cluster as a site."""
+    return edited_checkout(tmp_path / "checkout", OWN_SITE)
 
 
 @pytest.mark.slow

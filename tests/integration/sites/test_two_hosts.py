@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from tests.integration.conftest import Campaign
-from tests.integration.sites.conftest import TwoHosts, need, two_hosts
+from tests.integration.sites.conftest import FarHost, edited_checkout, far_host, near_host, need
 
 Start = Callable[..., Campaign]
 
@@ -29,16 +29,22 @@ sys.stdin.read()
 
 
 @pytest.fixture(scope="module")
-def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoHosts]:
+def near(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     need("sshd", "ssh", "ip", "nft", "unshare", package="openssh-server openssh-client iproute2 nftables util-linux")
     tried = subprocess.run(["unshare", "--net", "--mount", "--pid", "--fork", "true"], capture_output=True, text=True)
     if tried.returncode != 0:
         pytest.skip(f"this machine lets nobody make namespaces here: {tried.stderr.strip()}")
-    with two_hosts(tmp_path_factory.mktemp("hosts")) as made:
+    with near_host() as made:
         yield made
 
 
-def test_the_far_host_can_neither_dial_the_near_one_nor_see_its_files(hosts: TwoHosts, tmp_path) -> None:
+@pytest.fixture(scope="module")
+def hosts(near: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FarHost]:
+    with far_host(tmp_path_factory.mktemp("far"), near) as made:
+        yield made
+
+
+def test_the_far_host_can_neither_dial_the_near_one_nor_see_its_files(hosts: FarHost, tmp_path) -> None:
     (tmp_path / "of-the-near-host").touch()
     with subprocess.Popen(
         [*hosts.near, "python3", "-c", LISTENER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -48,16 +54,16 @@ def test_the_far_host_can_neither_dial_the_near_one_nor_see_its_files(hosts: Two
         dial = f"import socket; socket.create_connection(('10.77.0.1', {port}), 3)"
         here = subprocess.run([*hosts.near, "python3", "-c", dial], capture_output=True)
         assert here.returncode == 0
-        there = subprocess.run([*hosts.far_shell, f'python3 -c "{dial}"'], capture_output=True, text=True)
+        there = subprocess.run([*hosts.shell, f'python3 -c "{dial}"'], capture_output=True, text=True)
         assert there.returncode != 0
         assert "Error" in there.stderr
         listener.communicate("")
-    seen = subprocess.run([*hosts.far_shell, f"ls {tmp_path}"], capture_output=True, text=True)
+    seen = subprocess.run([*hosts.shell, f"ls {tmp_path}"], capture_output=True, text=True)
     assert seen.returncode != 0
     assert "No such file" in seen.stderr
 
 
-def test_a_campaign_learns_where_nothing_leads_back(campaign: Start, hosts: TwoHosts) -> None:
+def test_a_campaign_learns_where_nothing_leads_back(campaign: Start, hosts: FarHost) -> None:
     run = campaign(
         *hosts.host.flags, "--max-segments", "60", "--retrain-every", "16", "--min-model-versions", "1",
         "--no-control", on=hosts.near,
@@ -74,7 +80,7 @@ def test_a_campaign_learns_where_nothing_leads_back(campaign: Start, hosts: TwoH
 
 
 @pytest.mark.slow
-def test_a_campaign_learns_through_a_tunnel_that_the_user_opened(campaign: Start, hosts: TwoHosts) -> None:
+def test_a_campaign_learns_through_a_tunnel_that_the_user_opened(campaign: Start, hosts: FarHost) -> None:
     ports, forwards = (54_201, 54_202), []
     for port in ports:
         forwards += ["-R", f"127.0.0.1:{port}:127.0.0.1:{port}"]
@@ -92,6 +98,49 @@ def test_a_campaign_learns_through_a_tunnel_that_the_user_opened(campaign: Start
     assert run.summary()["failures"] == {}
 
 
+TWO_SITES = """
+from pathlib import Path
+from sites.site import SshAccess
+
+def behind(name, config, store):
+    access = SshAccess("gpubox", Path(config), "{init}", "{far}/work")
+    return ssh_site(name, access, reaches=frozenset({{store, "inline"}}))
+
+SITES["segments"] = lambda: behind("segments", "{segments}", "redis")
+SITES["learning"] = lambda: behind("learning", "{learning}", "file")
+"""
+
+
+@pytest.mark.slow
+def test_both_topics_run_elsewhere_and_neither_reaches_the_store_of_the_other(
+    campaign: Start, hosts: FarHost, near: str, tmp_path: Path
+) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (tmp_path / "lab").mkdir()
+    with far_host(tmp_path / "lab", near, 1, shared) as other:
+        flags = hosts.host.flags
+        sites = TWO_SITES.format(
+            init=flags[flags.index("--ssh-init") + 1], far=hosts.host.far,
+            segments=hosts.host.config, learning=other.host.config,
+        )  # fmt: skip
+        checkout = edited_checkout(tmp_path / "checkout", sites.replace("{", "{{").replace("}", "}}"))
+        run = campaign(
+            "--simulate-site", "segments", "--ml-site", "learning", "--simulate-ps-backend", "redis",
+            "--infer-ps-backend", "file", "--train-ps-backend", "file", "--ps-file-dir", str(shared / "store"),
+            "--max-segments", "60", "--retrain-every", "16", "--min-model-versions", "1", "--ps-threshold", "0",
+            "--no-control", on=hosts.near, checkout=checkout,
+        )  # fmt: skip
+        assert run.wait(200) == 0, run.err
+    summary = run.summary()
+    assert summary["failures"] == {}
+    assert summary["steered_fraction"] > 0.3
+    assert summary["proxies"]["left"] == 0
+    assert {told["worker_info"]["hostname"] for told in run.traces("simulation")} == {"gpubox"}
+    assert {told["worker_info"]["hostname"] for told in run.traces("training")} == {"gpubox1"}
+    assert run.ask("SELECT count(*) FROM task WHERE kind = 'move' AND state = 'complete'")[0][0] > 0
+
+
 TRANSFER_PORT = 54_210
 
 NEAR, FAR = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
@@ -99,7 +148,7 @@ NEAR, FAR = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222
 
 @pytest.mark.slow
 def test_data_go_by_globus_between_hosts_that_share_no_directory(
-    campaign: Start, hosts: TwoHosts, tmp_path: Path
+    campaign: Start, hosts: FarHost, tmp_path: Path
 ) -> None:
     near, far = tmp_path / "near", hosts.host.folder / "store"
     roots = {NEAR: near, FAR: far}
@@ -156,7 +205,7 @@ def test_data_go_by_globus_between_hosts_that_share_no_directory(
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_learning_outlives_a_blip_a_killed_ssh_and_a_dead_link(campaign: Start, hosts: TwoHosts) -> None:
+def test_learning_outlives_a_blip_a_killed_ssh_and_a_dead_link(campaign: Start, hosts: FarHost) -> None:
     run = campaign(
         *hosts.host.flags, "--max-segments", "1500", "--min-segment-seconds", "0.15", "--retrain-every", "8",
         "--heartbeat-threshold-s", "8", "--no-control", on=hosts.near,
