@@ -159,7 +159,8 @@ def probe_executors(plan: Plan, signals: Signals) -> dict[str, ProbeReport]:
         When one does not answer.
     """
     with served(plan.crew, plan.work) as service:
-        asked, timeout_s = _questions([plan], probing.BULK_BYTES), plan.settings.start_timeout
+        left = [ship({"probe": np.zeros(1)}, store) for store in plan.stores.specs]
+        asked, timeout_s = _questions([plan], [left], probing.BULK_BYTES), plan.settings.start_timeout
         trouble = _trouble(service, signals)
         reports = probing.ask(service.queues, asked, timeout_s, trouble)
         return probing.timed(service.queues, asked, reports, timeout_s, trouble)
@@ -268,7 +269,10 @@ def _make_sure_of_workers(service: Service, campaigns: Sequence[_Running], signa
     """
     plans = [each.plan for each in campaigns]
     spare = set(service.crew.segment_labels)
-    reports = _ask(service, plans, signals, spare)
+    # The system lies in the stores by now: who works must find it there.
+    left = [set(each.state.molecule.refs.values()) for each in campaigns]
+    timeout_s = plans[0].settings.start_timeout
+    reports = probing.ask(service.queues, _questions(plans, left), timeout_s, _trouble(service, signals), spare)
     sites = {place.executor: place.site for plan in plans for _, place in plan.work}
     for executor, report in reports.items():
         for problem in probing.problems(report):
@@ -281,20 +285,13 @@ def _make_sure_of_workers(service: Service, campaigns: Sequence[_Running], signa
         _leave_out_silent(each.state, spare - set(reports))
 
 
-def _ask(
-    service: Service, plans: Sequence[Plan], signals: Signals, spare: Collection[str] = ()
-) -> dict[str, ProbeReport]:
-    """Return each executor's report, unless waiting for one is in vain; of the spare ones one is enough."""
-    timeout_s = plans[0].settings.start_timeout
-    return probing.ask(service.queues, _questions(plans), timeout_s, _trouble(service, signals), spare)
-
-
-def _questions(plans: Sequence[Plan], bulk_bytes: int = 0) -> list[probing.Question]:
+def _questions(plans: Sequence[Plan], left: Sequence[Collection[Ref]], bulk_bytes: int = 0) -> list[probing.Question]:
+    """Return what is asked of each executor; ``left`` is what each campaign put into its stores."""
     return probing.together(
         question
-        for plan in plans
+        for plan, refs in zip(plans, left, strict=True)
         for question in probing.questions(
-            plan.destinations, plan.dynamics.platform, plan.stores.specs, plan.places, bulk_bytes
+            plan.destinations, plan.dynamics.platform, plan.stores.specs, plan.places, bulk_bytes, refs
         )
     )
 

@@ -15,7 +15,7 @@ from redis import RedisError
 from agents.queues import PROBE, Queues
 from agents.results import site_is_gone
 from agents.state import Destination
-from tasks.messages import ProbeReport, ProbeSpec, Role, StoreSpec, Topic
+from tasks.messages import ProbeReport, ProbeSpec, Ref, Role, StoreSpec, Topic
 from tasks.probe import source_digest
 
 # Training shares the executor of inference.
@@ -41,6 +41,7 @@ def questions(
     stores: Collection[StoreSpec],
     pool: Sequence[Destination] = (),
     bulk_bytes: int = 0,
+    left: Collection[Ref] = (),
 ) -> list[Question]:
     """Return one probe for each executor that will get work.
 
@@ -50,6 +51,8 @@ def questions(
         The sites of segments; empty for the one of their destination.
     bulk_bytes
         What is sent through each store to time it; 0 for nothing.
+    left
+        What this machine put into stores, and all who reach them must find there.
     """
     asked = []
     for topic, role in _ROLES.items():
@@ -58,7 +61,8 @@ def questions(
         for destination in pool or lone if topic == "simulate" else lone:
             reached = tuple(store for store in stores if store.kind in destination.reaches)
             scratch = destination.scratch.folder if topic == "simulate" and destination.scratch else None
-            spec = ProbeSpec(role, md_platforms, reached, destination.run_dir, scratch, bulk_bytes)
+            there = tuple(ref for ref in left if ref.store in reached and ref.data is None)
+            spec = ProbeSpec(role, md_platforms, reached, destination.run_dir, scratch, bulk_bytes, there)
             asked.append(Question(topic, destination, spec))
     return asked
 
@@ -72,7 +76,8 @@ def together(asked: Iterable[Question]) -> list[Question]:
             known = merged[executor].spec
             platforms = tuple(dict.fromkeys((*known.platforms, *spec.platforms)))
             stores = tuple(dict.fromkeys((*known.stores, *spec.stores)))
-            question = replace(question, spec=replace(known, platforms=platforms, stores=stores))
+            left = (*known.left, *spec.left)
+            question = replace(question, spec=replace(known, platforms=platforms, stores=stores, left=left))
         merged[executor] = question
     return list(merged.values())
 

@@ -581,6 +581,8 @@ class ProbeSpec:
         Where they will keep trajectories until these are gathered.
     bulk_bytes
         Size of an object whose way into each store and back is timed; 0 where nobody asks how fast they are.
+    left
+        What the campaign's host put into the stores: to be found there, or they are others of the same name.
     """
 
     role: Role
@@ -589,6 +591,7 @@ class ProbeSpec:
     run_dir: str | None
     scratch: str | None = None
     bulk_bytes: int = 0
+    left: tuple[Ref, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from tasks.errors import BadInput, TaskFailed
-from tasks.messages import ProbeReport, ProbeSpec, StoreSpec, StoreSpeed
+from tasks.messages import ProbeReport, ProbeSpec, Ref, StoreSpec, StoreSpeed
 from tasks.transport import evict, fetch, ship
 
 # What a role needs: (distribution, module). Importing is what makes the first task as fast as the others.
@@ -51,6 +51,7 @@ def probe(spec: ProbeSpec) -> ProbeReport:
     for wanted in spec.platforms if platforms else ():
         if wanted not in platforms:
             problems.append(f"OpenMM platform {wanted} is not there, only {', '.join(platforms)}")
+    problems += [problem for ref in spec.left if (problem := _lack(ref))]
     speeds = {}
     for store in spec.stores:
         if problem := _store_problem(store):
@@ -110,6 +111,18 @@ def _store_problem(store: StoreSpec) -> str | None:
     except (BadInput, TaskFailed, OSError) as error:
         return f"store {store.name} ({store.kind}) cannot be used: {error}"
     return None if np.array_equal(sent, came_back) else f"store {store.name} ({store.kind}) returned other data"
+
+
+def _lack(ref: Ref) -> str | None:
+    """Return a sentence where a store does not hold what the campaign's host put there."""
+    try:
+        fetch(ref)
+    except (BadInput, TaskFailed, OSError) as error:
+        return (
+            f"store {ref.store.name} ({ref.store.kind}) lacks here what the campaign's host put there ({error}): "
+            "name a folder or server that both see, or another backend"
+        )
+    return None
 
 
 def _store_speed(store: StoreSpec, bulk_bytes: int) -> StoreSpeed:

@@ -14,7 +14,7 @@ from agents.probing import ProbeFailed, ask, late, lines, method_of, problems, q
 from agents.queues import pipe_queues
 from agents.server import InterchangeEnded
 from agents.state import Destination
-from tasks.messages import ProbeReport, StoreSpec, StoreSpeed
+from tasks.messages import ProbeReport, Ref, StoreSpec, StoreSpeed
 from tasks.probe import source_digest
 
 FILE, REDIS = StoreSpec("wayfinder", "file"), StoreSpec("wayfinder", "redis")
@@ -85,6 +85,16 @@ def test_each_executor_is_asked_once_and_about_what_it_will_do():
         "host": (FILE, REDIS),
     }
     assert {name: spec.run_dir for name, spec in asked.items()} == {"cpu": "/run", "gpu": None, "host": None}
+
+
+def test_who_reaches_a_store_is_to_find_there_what_was_left():
+    left = (Ref(FILE, ("a",), 8), Ref(REDIS, ("b",), 8), Ref(REDIS, (), 8, b"inline"))
+    asked = questions(DESTINATIONS, "CPU", (FILE, REDIS), left=left)
+    assert {question.destination.executor: question.spec.left for question in asked} == {
+        "cpu": (left[1],),
+        "gpu": (left[0],),
+        "host": left[:2],
+    }
 
 
 def test_without_a_submit_host_nobody_is_asked_for_it():

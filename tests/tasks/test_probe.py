@@ -9,13 +9,14 @@ from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tasks
 from sites import redis_server
 from tasks.messages import ProbeSpec, StoreSpec
 from tasks.probe import SHARING_VARIABLE, probe, source_digest
-from tasks.transport import keys
+from tasks.transport import keys, ship
 
 MD = ProbeSpec(role="md", platforms=("Reference",), stores=(), run_dir=None)
 ML = ProbeSpec(role="ml", platforms=(), stores=(), run_dir=None)
@@ -147,6 +148,16 @@ def test_a_file_store_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     store = StoreSpec("below", "file", (("store_dir", str(tmp_path / "file" / "store")),))
     assert the_problem(replace(ML, role="host", stores=(store,))).startswith("store below (file) cannot be used: ")
+
+
+def test_a_store_of_the_same_name_that_is_another_is_told(tmp_path: Path, file_store: StoreSpec) -> None:
+    left = ship({"probe": np.zeros(1)}, file_store)
+    assert probe(replace(ML, role="host", left=(left,))).problems == ()
+    # As on a host that has a folder of its own under that path.
+    shutil.rmtree(dict(file_store.options)["store_dir"])
+    problem = the_problem(replace(ML, role="host", left=(left,)))
+    assert problem.startswith(f"store {file_store.name} (file) lacks here what the campaign's host put there (")
+    assert problem.endswith("name a folder or server that both see, or another backend")
 
 
 def test_a_globus_store_without_endpoints_is_told() -> None:
