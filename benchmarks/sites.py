@@ -17,7 +17,8 @@ import argparse
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -123,11 +124,12 @@ def _with_data(
     ways: dict[str, Callable[[], float]] = {
         name: partial(_turnaround, apps[name]["count"], store, array, turns, reading[name]) for name in apps
     }
-    if size == max(SIZES):
-        ways["scp"] = partial(_scp, session.folder, array, access)
-    for way in ways.values():
-        way()
-    rounds = session.rounds(_label(size), ways, 3 if session.quick else 10)
+    with ExitStack() as stack:
+        if size == max(SIZES):
+            ways["scp"] = stack.enter_context(_scp(session.folder, array, access))
+        for way in ways.values():
+            way()
+        rounds = session.rounds(_label(size), ways, 3 if session.quick else 10)
     figures = {f"{name} {_label(size)}": interval((1000 * r[name] for r in rounds), "ms") for name in ways}
     figures[f"ssh/local {_label(size)}"] = interval((r["ssh"] / r["local"] for r in rounds), "ratio")
     if "scp" in ways and rounds:
@@ -154,17 +156,25 @@ def _turnaround(
     return median(took)
 
 
-def _scp(folder: Path, array: np.ndarray, access: SshAccess) -> float:
-    """Return the seconds of a copy over a connection that is open."""
-    file, master = folder / "sent", folder / "m"
-    options = ["-o", f"ControlPath={master}", *(() if access.config is None else ("-F", str(access.config)))]
-    if not master.exists():
-        file.write_bytes(array.tobytes())
-        opened = ["ssh", *options, "-M", "-N", "-f", "-o", "ControlPersist=120", access.host]
-        subprocess.run(opened, check=True, timeout=60)
-    began = time.perf_counter()
-    subprocess.run(["scp", "-q", *options, file, f"{access.host}:/dev/shm/wayfinder-sent"], check=True, timeout=300)
-    return time.perf_counter() - began
+@contextmanager
+def _scp(folder: Path, array: np.ndarray, access: SshAccess) -> Iterator[Callable[[], float]]:
+    """Lend the seconds of a copy over a connection that is open; it is closed, and the copy removed, at the end."""
+    file, copied = folder / "sent", f"/dev/shm/{folder.name}"
+    file.write_bytes(array.tobytes())
+    config = () if access.config is None else ("-F", str(access.config))
+    options = ["-o", f"ControlPath={folder / 'm'}", *config]
+
+    def copy() -> float:
+        began = time.perf_counter()
+        subprocess.run(["scp", "-q", *options, file, f"{access.host}:{copied}"], check=True, timeout=300)
+        return time.perf_counter() - began
+
+    subprocess.run(["ssh", *options, "-M", "-N", "-f", access.host], check=True, timeout=60)
+    try:
+        yield copy
+    finally:
+        subprocess.run(["ssh", *options, access.host, f"rm -f {copied}"], check=False, timeout=60)
+        subprocess.run(["ssh", *options, "-O", "exit", access.host], check=False, timeout=60)
 
 
 def _label(size: int) -> str:

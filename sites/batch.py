@@ -68,8 +68,19 @@ class Nodes:
     poll_s: int = 20
 
 
-class PatientSlurm(SlurmProvider):  # type: ignore[misc]  # Parsl has no types
-    """Parsl's provider, which forgets no block that Slurm forgot, and takes no walltime for none.
+class _Polled:
+    """A provider that asks its scheduler as often as the site says."""
+
+    poll_s: int
+
+    @property
+    def status_polling_interval(self) -> int:
+        """Return after how many seconds blocks are looked at again."""
+        return self.poll_s
+
+
+class PatientSlurm(_Polled, SlurmProvider):  # type: ignore[misc]  # Parsl has no types
+    """Parsl's provider, which forgets no block that Slurm forgot.
 
     Without accounting Parsl asks ``squeue`` for blocks by number, which fails for all of them once one is forgotten:
     its status stays what it was, and it is never replaced.
@@ -85,11 +96,6 @@ class PatientSlurm(SlurmProvider):  # type: ignore[misc]  # Parsl has no types
         if own is not None:
             self._cmd = f"""all=$({own[1]} --me) && echo "$all" | awk 'index(",{{0}},", "," $1 ",")'"""
 
-    @property
-    def status_polling_interval(self) -> int:
-        """Return after how many seconds blocks are looked at again."""
-        return self.poll_s
-
     def _status(self) -> None:
         try:
             super()._status()
@@ -97,17 +103,12 @@ class PatientSlurm(SlurmProvider):  # type: ignore[misc]  # Parsl has no types
             logger.warning("Slurm did not tell within %g s how blocks are; they count as they were", self.cmd_timeout)
 
 
-class PatientPBS(PBSProProvider):  # type: ignore[misc]
-    """Parsl's provider, asked as often as the site says."""
+class PolledPBS(_Polled, PBSProProvider):  # type: ignore[misc]
+    """Parsl's provider."""
 
     def __init__(self, poll_s: int, **given: object) -> None:
         super().__init__(**given)
         self.poll_s = poll_s
-
-    @property
-    def status_polling_interval(self) -> int:
-        """Return after how many seconds blocks are looked at again."""
-        return self.poll_s
 
 
 def slurm(
@@ -136,7 +137,7 @@ def pbs(name: str, nodes: Nodes, cpus_per_node: int = 1) -> Site:
     """Return a cluster under PBS Pro whose file system this host shares."""
 
     def provider(worker_init: str) -> ExecutionProvider:
-        return PatientPBS(
+        return PolledPBS(
             nodes.poll_s,
             queue=nodes.queue,
             account=nodes.account,

@@ -91,7 +91,13 @@ def check(access: SshAccess) -> None:
         ) from None
     if tried.returncode != 0:
         raise BadInput(f"--ssh-host {access.host}: {cause(tried.stderr)}")
-    problem = mismatch(access, json.loads(tried.stdout.splitlines()[-1]))
+    try:
+        there = json.loads(tried.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        raise BadInput(
+            f"--ssh-host {access.host}: its shell ended before python3 answered: try the line of --ssh-init by hand"
+        ) from None
+    problem = mismatch(access, there)
     if problem is not None:
         raise BadInput(f"--ssh-host {access.host}: {problem}")
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import getpass
 import os
 import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
-from tests.integration.conftest import ROOT
+from tests.integration.conftest import ROOT, Campaign
 
 # Where the far host keeps what it sees of itself.
 FAR = Path("/mnt")
@@ -36,6 +40,72 @@ def need(*names: str, package: str, requires: str = "ssh") -> None:
     if requires in os.environ.get("WAYFINDER_REQUIRE", "").split(","):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that nobody listens on."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def listens(port: int) -> bool:
+    """Whether somebody listens on a port of this machine's loopback."""
+    with socket.socket() as probe:
+        probe.settimeout(2)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def until(there: Callable[[], bool], what: str, folder: Path, within_s: float = 60) -> None:
+    """Wait for a part of a lab; one that does not come is told with the ends of the lab's logs."""
+    deadline = time.monotonic() + within_s
+    while not there():
+        logs = [*folder.glob("*.log"), *folder.glob("*.out")]
+        told = "\n".join(f"{log.name}: {log.read_text(errors='replace')[-1500:]}" for log in logs)
+        assert time.monotonic() < deadline, f"no {what} after {within_s} s: {told}"
+        time.sleep(0.1)
+
+
+@contextmanager
+def running(*words: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program as long as it is needed."""
+    process = subprocess.Popen(words, **options)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
+
+
+def lines_of_ssh(run_id: str) -> list[psutil.Process]:
+    """The ssh of each block of a run."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if (
+                process.name() == "ssh"
+                and "-R" in process.cmdline()
+                and process.environ().get("WAYFINDER_RUN") == run_id
+            ):
+                found.append(process)
+    return found
+
+
+def assert_learnt(run: Campaign, on: str) -> None:
+    """A campaign ended as it should, and learning ran on a host of that name."""
+    assert run.wait() == 0, run.err
+    summary = run.summary()
+    assert summary["model_versions"] >= 1
+    assert summary["steered_fraction"] > 0.5
+    assert summary["failures"] == {}
+    assert summary["proxies"]["left"] == 0
+    assert {line["worker_info"]["hostname"] for line in run.traces("training")} == {on}
 
 
 @dataclass(frozen=True)

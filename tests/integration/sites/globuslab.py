@@ -7,10 +7,8 @@ import pwd
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from tests.integration.conftest import ROOT
-from tests.integration.sites.slurmlab import _free_ports
+from tests.integration.sites.conftest import free_ports, listens, until
 
 # Where the SDK looks for a service that is "local".
 SERVICE_PORT = 5000
@@ -36,27 +34,24 @@ class GlobusCompute:
     ----------
     environment
         What makes the SDK talk to it, as a client with an identity of its own.
+    broker
+        What makes RabbitMQ's programs talk to its broker.
     """
 
     endpoint: str
     environment: dict[str, str]
-    folder: Path
-    amqp_port: int
+    broker: dict[str, str]
 
-    def cut(self) -> int:
-        """Cut all connections of the broker, and return how many there were."""
-        rabbit = {**os.environ, **_rabbit_environment(self.folder, self.amqp_port)}
-        told = subprocess.run(
-            [_RABBIT / "rabbitmqctl", "close_all_connections", "a test"],
-            env=rabbit, capture_output=True, text=True, timeout=60, check=True,
-        )  # fmt: skip
-        return told.returncode
+    def cut(self) -> None:
+        """Cut all connections of the broker."""
+        words = [_RABBIT / "rabbitmqctl", "close_all_connections", "a test"]
+        subprocess.run(words, env=self.broker, stdout=subprocess.DEVNULL, timeout=60, check=True)
 
 
 @contextmanager
 def globus_compute(folder: Path) -> Iterator[GlobusCompute]:
     """Start it all, with the endpoint of ``funcx-configs/ml``; end it all."""
-    (amqp_port,) = _free_ports(1)
+    amqp_port, dist_port, epmd_port = free_ports(3)
     amqp = f"amqp://guest:guest@127.0.0.1:{amqp_port}/%2F"
     environment = {
         "GLOBUS_SDK_ENVIRONMENT": "local",
@@ -65,6 +60,7 @@ def globus_compute(folder: Path) -> Iterator[GlobusCompute]:
         "GLOBUS_COMPUTE_CLIENT_SECRET": "the secret of a test",
         "GLOBUS_COMPUTE_USER_DIR": str(folder / "sdk"),
     }
+    broker = {**os.environ, **_rabbit_environment(folder, amqp_port, dist_port, epmd_port)}
     (folder / "sdk").mkdir()
     started: list[subprocess.Popen[bytes]] = []
 
@@ -78,16 +74,18 @@ def globus_compute(folder: Path) -> Iterator[GlobusCompute]:
         return process
 
     try:
-        start("rabbitmq", _RABBIT / "rabbitmq-server", env=_rabbit_environment(folder, amqp_port))
-        _until(lambda: _listens(amqp_port), "broker", folder)
+        start("rabbitmq", _RABBIT / "rabbitmq-server", env=broker)
+        until(lambda: listens(amqp_port), "broker", folder)
         standin = Path(__file__).parent / "globus_standin.py"
         start("service", sys.executable, standin, str(SERVICE_PORT), amqp, env={})
-        _until(lambda: _listens(SERVICE_PORT), "service", folder)
+        until(lambda: listens(SERVICE_PORT), "service", folder)
         endpoint = _endpoint(folder, environment, start)
-        yield GlobusCompute(endpoint, environment, folder, amqp_port)
+        yield GlobusCompute(endpoint, environment, broker)
     finally:
         for process in reversed(started):
             _end(process)
+        # Erlang's register of nodes is a daemon; this one is of this lab, by its port.
+        subprocess.run(["epmd", "-kill"], env=broker, stdout=subprocess.DEVNULL, timeout=30, check=False)
 
 
 def _endpoint(folder: Path, environment: dict[str, str], start: Callable[..., subprocess.Popen[bytes]]) -> str:
@@ -111,7 +109,7 @@ def _endpoint(folder: Path, environment: dict[str, str], start: Callable[..., su
     log = folder / "endpoint.log"
     found = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
     stored = mine / "endpoint.json"
-    _until(lambda: stored.exists() and found.search(stored.read_text()) is not None, "endpoint", folder)
+    until(lambda: stored.exists() and found.search(stored.read_text()) is not None, "endpoint", folder)
     match = found.search(stored.read_text())
     assert match is not None, log.read_text()
     endpoint = match[0]
@@ -121,7 +119,7 @@ def _endpoint(folder: Path, environment: dict[str, str], start: Callable[..., su
         with urllib.request.urlopen(asked, timeout=5) as answer:
             return b"online" in answer.read()
 
-    _until(online, "endpoint online", folder)
+    until(online, "endpoint online", folder)
     return endpoint
 
 
@@ -133,7 +131,7 @@ def _as_a_user() -> tuple[str, ...]:
     return ("unshare", "--user", f"--map-user={user.pw_uid}", f"--map-group={user.pw_gid}")
 
 
-def _rabbit_environment(folder: Path, port: int) -> dict[str, str]:
+def _rabbit_environment(folder: Path, port: int, dist_port: int, epmd_port: int) -> dict[str, str]:
     """Everything on loopback, with files in a folder of its own."""
     home = folder / "rabbitmq"
     home.mkdir(exist_ok=True)
@@ -142,7 +140,7 @@ def _rabbit_environment(folder: Path, port: int) -> dict[str, str]:
         "RABBITMQ_NODENAME": f"wayfinder{port}@localhost",
         "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
         "RABBITMQ_NODE_PORT": str(port),
-        "RABBITMQ_DIST_PORT": str(port + 1),
+        "RABBITMQ_DIST_PORT": str(dist_port),
         "RABBITMQ_MNESIA_BASE": str(home / "data"),
         "RABBITMQ_LOG_BASE": str(home / "logs"),
         "RABBITMQ_CONF_ENV_FILE": str(home / "none"),
@@ -150,20 +148,8 @@ def _rabbit_environment(folder: Path, port: int) -> dict[str, str]:
         "RABBITMQ_ENABLED_PLUGINS_FILE": str(home / "none"),
         "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
         "ERL_EPMD_ADDRESS": "127.0.0.1",
+        "ERL_EPMD_PORT": str(epmd_port),
     }
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _until(there: Callable[[], bool], what: str, folder: Path) -> None:
-    deadline = time.monotonic() + 60
-    while not there():
-        told = "\n".join(f"{path.name}: {path.read_text(errors='replace')[-1500:]}" for path in folder.glob("*.log"))
-        assert time.monotonic() < deadline, f"no {what} after 60 s: {told}"
-        time.sleep(0.2)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -9,14 +9,14 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
-from tests.integration.sites.conftest import program
+from tests.integration.sites.conftest import free_ports, program, until
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "sinfo")
 
@@ -96,7 +96,7 @@ def slurm(folder: Path, forgets_after_s: int = 300) -> Iterator[Slurm]:
     key = folder / "munge.key"
     key.write_bytes(secrets.token_bytes(1024))
     key.chmod(0o400)
-    port, node_port = _free_ports(2)
+    port, node_port = free_ports(2)
     (folder / "slurm.conf").write_text(
         _CONFIGURATION.format(
             name=f"lab{port}",
@@ -116,17 +116,18 @@ def slurm(folder: Path, forgets_after_s: int = 300) -> Iterator[Slurm]:
             lab, "munged", "-F", f"--key-file={key}", f"--socket={sock}", f"--pid-file={folder}/munged.pid",
             f"--log-file={folder}/munged.log", f"--seed-file={folder}/munged.seed",
         )  # fmt: skip
-        _until(sock.exists, "munged", lab)
+        until(sock.exists, "munged", lab.folder)
         _start(lab, "slurmctld", "-D", "-i")
-        _until(lambda: "UP" in lab.ask("scontrol", "ping"), "slurmctld", lab)
+        until(lambda: "UP" in lab.ask("scontrol", "ping"), "slurmctld", lab.folder)
         _start(lab, "slurmd", "-D", "-N", "n1")
-        _until(lambda: lab.ask("sinfo", "-h", "-N", "-o", "%T").strip() == "idle", "an idle node", lab)
+        until(lambda: lab.ask("sinfo", "-h", "-N", "-o", "%T").strip() == "idle", "an idle node", lab.folder)
         yield lab
     finally:
-        lab.ask("scancel", "--user", getpass.getuser())
-        deadline = time.monotonic() + 15
-        while lab.jobs() and time.monotonic() < deadline:
-            time.sleep(0.1)
+        with suppress(subprocess.TimeoutExpired):  # of a controller that never came up
+            lab.ask("scancel", "--user", getpass.getuser())
+            deadline = time.monotonic() + 15
+            while lab.jobs() and time.monotonic() < deadline:
+                time.sleep(0.1)
         for daemon in reversed(lab.daemons):
             daemon.terminate()
             try:
@@ -143,21 +144,3 @@ def _start(lab: Slurm, name: str, *words: str) -> None:
             stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
     lab.daemons.append(daemon)
-
-
-def _until(there: Callable[[], bool], what: str, lab: Slurm) -> None:
-    deadline = time.monotonic() + 30
-    while not there():
-        told = "\n".join(path.read_text(errors="replace")[-1000:] for path in lab.folder.glob("*.out"))
-        assert time.monotonic() < deadline, f"no {what} after 30 s: {told}"
-        time.sleep(0.1)
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import Campaign
-from tests.integration.sites.conftest import need
-from tests.integration.sites.globuslab import SERVICE_PORT, GlobusCompute, _listens, globus_compute
+from tests.integration.sites.conftest import listens, need
+from tests.integration.sites.globuslab import SERVICE_PORT, GlobusCompute, globus_compute
 
 Start = Callable[..., Campaign]
 
@@ -21,7 +21,7 @@ NOBODYS = "00000000-0000-4000-8000-000000000000"
 @pytest.fixture(scope="module")
 def service() -> Iterator[GlobusCompute]:
     need("rabbitmq-server", "unshare", package="rabbitmq-server util-linux", requires="globus")
-    if _listens(SERVICE_PORT):
+    if listens(SERVICE_PORT):
         pytest.skip(f"port {SERVICE_PORT}, where the SDK looks for a local service, is taken")
     folder = Path(tempfile.mkdtemp(prefix="wayfinder-globus-"))
     try:

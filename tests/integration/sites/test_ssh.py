@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import platform
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -13,48 +13,36 @@ import psutil
 import pytest
 
 from tests.integration.conftest import Campaign
-from tests.integration.sites.conftest import Host, lay_out, need, program
+from tests.integration.sites.conftest import (
+    Host,
+    assert_learnt,
+    free_ports,
+    lay_out,
+    lines_of_ssh,
+    listens,
+    need,
+    program,
+    running,
+)
 
 Start = Callable[..., Campaign]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     need("sshd", "ssh", package="openssh-server openssh-client")
     lab = tmp_path_factory.mktemp("ssh")
-    found = lay_out(lab, "127.0.0.1", free_port())
-    with subprocess.Popen(
-        [str(program("sshd")), "-D", "-f", f"{found.folder}/sshd_config", "-E", f"{lab}/sshd.log"]
-    ) as server:
+    found = lay_out(lab, "127.0.0.1", *free_ports(1))
+    with running(str(program("sshd")), "-D", "-f", f"{found.folder}/sshd_config", "-E", f"{lab}/sshd.log"):
         yield found
-        server.terminate()
 
 
-def lines_of_ssh(run_id: str) -> list[psutil.Process]:
-    """The ssh of each block of a run."""
-    return [
-        process
-        for process in psutil.process_iter()
-        if process.name() == "ssh" and "-R" in process.cmdline() and process.environ().get("WAYFINDER_RUN") == run_id
-    ]
-
-
+@pytest.mark.slow
 def test_a_campaign_learns_behind_ssh(campaign: Start, host: Host) -> None:
     run = campaign(
         *host.flags, "--max-segments", "60", "--retrain-every", "16", "--min-model-versions", "1", "--no-control"
     )
-    assert run.wait() == 0, run.err
-    summary = run.summary()
-    assert summary["model_versions"] >= 1
-    assert summary["steered_fraction"] > 0.5
-    assert summary["failures"] == {}
-    assert summary["proxies"]["left"] == 0
+    assert_learnt(run, on=platform.node())
     assert {line["task_info"]["site"] for line in run.traces("training")} == {"ssh"}
     # Nothing but logs is left over there, and no key anywhere.
     assert not list(host.folder.glob("work/**/certificates"))
@@ -110,13 +98,6 @@ def forwarded(line: psutil.Process) -> list[int]:
     """Ports of the far loopback that an ssh asked for."""
     words = line.cmdline()
     return [int(words[i + 1].split(":")[1]) for i, word in enumerate(words) if word == "-R"]
-
-
-def listens(port: int) -> bool:
-    """Whether somebody listens on a port of this machine's loopback."""
-    with socket.socket() as probe:
-        probe.settimeout(2)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_a_host_that_cannot_be_used_is_refused_in_a_sentence(campaign: Start, host: Host, tmp_path: Path) -> None:
