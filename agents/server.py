@@ -111,14 +111,15 @@ class SafeTaskServer(ParslTaskServer):
         parsl.dfk().cleanup()
 
     def _mind_interchanges(self) -> None:
+        kernel = parsl.dfk()  # by name it is gone once it is cleaned up
         interchanges = {
             label: executor.interchange_proc
-            for label, executor in parsl.dfk().executors.items()
+            for label, executor in kernel.executors.items()
             if getattr(executor, "interchange_proc", None) is not None
         }
         while True:
             for label, process in list(interchanges.items()):
-                if process.poll() is not None and not parsl.dfk().cleanup_called:
+                if process.poll() is not None and not kernel.cleanup_called:
                     logger.error("the interchange of executor %s ended (exit %s)", label, process.returncode)
                     del interchanges[label]
                     self._go_on_without(label)

@@ -15,7 +15,8 @@ from concurrent.futures import Future
 from typing import Any
 
 from globus_compute_sdk import Client, Executor
-from globus_sdk import GlobusError
+from globus_compute_sdk.errors import TaskExecutionFailed
+from globus_sdk import GlobusAPIError, GlobusError
 from parsl.executors import GlobusComputeExecutor
 from parsl.executors.base import ParslExecutor
 
@@ -33,6 +34,11 @@ _MAX_TASK_BYTES = 7_000_000
 
 # The SDK's own limits, at their upper end: with its defaults a lone task waits 3-5 s to be sent.
 _SDK_LIMITS = {"api_burst_limit": 8, "api_burst_window_s": 1}
+
+_PAYLOAD_TOO_LARGE = 413
+
+# Parsl's errors of a worker that died under its task.
+_LOST_THERE = ("WorkerLost", "ManagerLost")
 
 _LOOK_EVERY_S = 1.0
 
@@ -135,9 +141,19 @@ class EndpointExecutor(GlobusComputeExecutor):  # type: ignore[misc]  # Parsl ha
         if theirs.cancelled():  # a batch before it was refused
             told.set_exception(EndpointGone(f"{self.label}: the SDK dropped the task before it was sent"))
         elif (error := theirs.exception()) is not None:
-            told.set_exception(error)
+            told.set_exception(self._what_failed(error))
         else:
             told.set_result(theirs.result())
+
+    def _what_failed(self, error: BaseException) -> BaseException:
+        """Tell a task's own failure from one of the way there, of which the task is innocent."""
+        if isinstance(error, TaskExecutionFailed):
+            # The endpoint's executor is Parsl's as well, and words are all that comes back.
+            lost = any(f"{name}(" in str(error) or f"{name}:" in str(error) for name in _LOST_THERE)
+            return EndpointGone(f"{self.label}: a worker was lost there: {error}") if lost else error
+        if isinstance(error, GlobusAPIError) and error.http_status == _PAYLOAD_TOO_LARGE:
+            return TooLarge(f"{self.label}: Globus Compute refused a message as too large: lower --ps-threshold")
+        return EndpointGone(f"{self.label}: {type(error).__name__}: {error}")
 
     def _give_up(self, told: Future[Any], reason: str) -> None:
         with self._lock:

@@ -4,6 +4,9 @@ import time
 from concurrent.futures import Future
 
 import pytest
+import requests
+from globus_compute_sdk.errors import TaskExecutionFailed
+from globus_sdk import GlobusAPIError, NetworkError
 
 from sites import globus as module
 from sites.globus import EndpointExecutor, EndpointGone, globus
@@ -43,6 +46,14 @@ class Service:
         return {"status": self.status}
 
 
+def refused(status):
+    """Return what the SDK raises for an answer of the service."""
+    answer = requests.Response()
+    answer.status_code = status
+    answer.request = requests.Request("POST", "https://service/submit").prepare()
+    return GlobusAPIError(answer)
+
+
 @pytest.fixture
 def start(monkeypatch):
     """Start executors, and end them after the test."""
@@ -76,9 +87,25 @@ def test_results_and_errors_come_back(start):
     executor = start()
     good, bad = executor.submit(len, {}, "abc"), executor.submit(len, {}, "abc")
     Sdk.made[0].sent[0].set_result(3)
-    Sdk.made[0].sent[1].set_exception(ValueError("no"))
+    Sdk.made[0].sent[1].set_exception(TaskExecutionFailed("ModuleNotFoundError: No module named 'tasks'"))
     assert good.result(1) == 3
-    assert isinstance(bad.exception(1), ValueError)
+    assert isinstance(bad.exception(1), TaskExecutionFailed)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (RuntimeError("SDK thread quit unexpectedly."), EndpointGone),  # its connection was cut, again and again
+        (NetworkError("no route", ConnectionError("no route")), EndpointGone),
+        (TaskExecutionFailed("parsl.executors.high_throughput.errors.WorkerLost: of node"), EndpointGone),
+        (refused(500), EndpointGone),
+        (refused(413), TooLarge),
+    ],
+)
+def test_a_failure_of_the_way_is_not_the_tasks(start, error, kind):
+    told = start().submit(len, {}, "abc")
+    Sdk.made[0].sent[0].set_exception(error)
+    assert isinstance(told.exception(1), kind)
 
 
 def test_what_the_service_would_refuse_is_not_sent(start):

@@ -23,6 +23,7 @@ from tests.integration.sites.conftest import (
     need,
     program,
     running,
+    until,
 )
 
 Start = Callable[..., Campaign]
@@ -32,8 +33,10 @@ Start = Callable[..., Campaign]
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     need("sshd", "ssh", package="openssh-server openssh-client")
     lab = tmp_path_factory.mktemp("ssh")
-    found = lay_out(lab, "127.0.0.1", *free_ports(1))
+    (port,) = free_ports(1)
+    found = lay_out(lab, "127.0.0.1", port)
     with running(str(program("sshd")), "-D", "-f", f"{found.folder}/sshd_config", "-E", f"{lab}/sshd.log"):
+        until(lambda: listens(port), "sshd", lab)
         yield found
 
 
