@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +56,12 @@ def listens(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(2)
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def answers(shell: Sequence[str], address: str, port: int) -> bool:
+    """Whether an address can be dialled from where a shell is."""
+    dial = f"import socket; socket.create_connection(({address!r}, {port}), 3)"
+    return subprocess.run([*shell, f'python3 -c "{dial}"'], capture_output=True, timeout=60).returncode == 0
 
 
 def until(there: Callable[[], bool], what: str, folder: Path, within_s: float = 60) -> None:
@@ -177,6 +183,7 @@ class FarHost:
     host: Host
     near: tuple[str, ...]
     shell: tuple[str, ...]
+    namespace: str
     near_namespace: str
     link: str
 
@@ -262,12 +269,60 @@ def far_host(lab: Path, near: str, number: int = 0, shared: Path | None = None) 
             )
         prefix = ("ip", "netns", "exec", near)
         _run(*prefix, "ssh", "-F", str(host.config), "-o", "ConnectionAttempts=20", "gpubox", "true")
-        yield FarHost(host, prefix, (*prefix, "ssh", "-F", str(host.config), "gpubox"), near, link)
+        yield FarHost(host, prefix, (*prefix, "ssh", "-F", str(host.config), "gpubox"), far, near, link)
     finally:
         if server is not None:
             server.kill()
             server.wait(10)
         subprocess.run(["ip", "netns", "del", far], check=False, stderr=subprocess.DEVNULL)
+
+
+# Where the service of a cloud is, for hosts that cannot dial each other.
+INTERNET = "10.77.99.1"
+
+# What a program takes for a service on its own loopback is out there.
+_OUT_THERE = """
+table ip out_there {{
+chain output {{ type nat hook output priority -100; ip daddr 127.0.0.1 tcp dport {port} dnat to {address}:{port}; }}
+chain postrouting {{ type nat hook postrouting priority 100; ip daddr {address} masquerade; }}
+}}
+"""
+
+_MAY_DIAL_IT = f"add rule inet fw out ip daddr {INTERNET} accept"
+
+
+@contextmanager
+def internet(far: FarHost, port: int) -> Iterator[tuple[str, ...]]:
+    """Make a namespace that both hosts can dial, and that hands nothing on; yield what a command there begins with.
+
+    Parameters
+    ----------
+    port
+        Of a service that its users look for on their own loopback.
+    """
+    name = f"wfnet{os.getpid()}"
+    prefix = ("ip", "netns", "exec", name)
+    try:
+        _run("ip", "netns", "add", name)
+        _run("ip", "-n", name, "link", "set", "lo", "up")
+        _run("ip", "-n", name, "addr", "add", f"{INTERNET}/32", "dev", "lo")
+        _run(*prefix, "sysctl", "-w", "net.ipv4.ip_forward=0")
+        for number, host in enumerate((far.near_namespace, far.namespace)):
+            here, there, link = f"10.77.{100 + number}.1", f"10.77.{100 + number}.2", f"out{number}"
+            _run("ip", "link", "add", link, "netns", host, "type", "veth", "peer", "name", link, "netns", name)
+            for namespace, address in ((host, here), (name, there)):
+                _run("ip", "-n", namespace, "addr", "add", f"{address}/24", "dev", link)
+                _run("ip", "-n", namespace, "link", "set", link, "up")
+            _run("ip", "-n", host, "route", "add", INTERNET, "via", there)
+            inside = ("ip", "netns", "exec", host)
+            _run(*inside, "sysctl", "-w", "net.ipv4.conf.all.route_localnet=1")
+            rules = _OUT_THERE.format(port=port, address=INTERNET)
+            _run(*inside, str(program("nft")), "-f", "-", given=rules)
+        _run("ip", "netns", "exec", far.namespace, str(program("nft")), "-f", "-", given=_MAY_DIAL_IT)
+        yield prefix
+    finally:
+        # The cables end with it; the hosts' rules lead nowhere then.
+        subprocess.run(["ip", "netns", "del", name], check=False, stderr=subprocess.DEVNULL)
 
 
 def _run(*words: str, given: str | None = None) -> None:
@@ -285,3 +340,19 @@ def edited_checkout(folder: Path, sites: str) -> Path:
     config = (ROOT / "config.py").read_text()
     (folder / "config.py").write_text(config + sites.format(checkout=folder))
     return folder
+
+
+@pytest.fixture(scope="module")
+def near(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    need("sshd", "ssh", "ip", "nft", "unshare", package="openssh-server openssh-client iproute2 nftables util-linux")
+    tried = subprocess.run(["unshare", "--net", "--mount", "--pid", "--fork", "true"], capture_output=True, text=True)
+    if tried.returncode != 0:
+        pytest.skip(f"this machine lets nobody make namespaces here: {tried.stderr.strip()}")
+    with near_host() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def hosts(near: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FarHost]:
+    with far_host(tmp_path_factory.mktemp("far"), near) as made:
+        yield made

@@ -1,7 +1,7 @@
 """A stand-in for Globus Compute's web service and Globus Auth: state in memory, messages through a real RabbitMQ.
 
-Run as ``python globus_standin.py PORT AMQP_URL``. It answers what the real SDK and the real endpoint ask for one
-user who may do everything; it checks nobody's word, and is reached over loopback only.
+Run as ``python globus_standin.py HOST PORT AMQP_URL``. It answers what the real SDK and the real endpoint ask for one
+user who may do everything; it checks nobody's word, so HOST is loopback's or one of a test's own namespace.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from globus_compute_common.messagepack.message_types import EPStatusReport, Resu
 from globus_compute_sdk.serialize import ComputeSerializer
 from globus_sdk import ComputeClientV3
 
-PORT, AMQP = int(sys.argv[1]), sys.argv[2]
+HOST, PORT, AMQP = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 
 USER = {"sub": "11111111-1111-4111-8111-111111111111", "username": "tester@localhost"}
 EXCHANGE, PREFIX = "globus", "group."
@@ -208,4 +208,4 @@ def userinfo() -> Response:
 
 if __name__ == "__main__":
     threading.Thread(target=hand_on_results, daemon=True).start()
-    app.run("127.0.0.1", PORT, threaded=True)
+    app.run(HOST, PORT, threaded=True)

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+from sites import redis_server
+from tasks.transport import PASSWORD_VARIABLE
 from tests.integration.conftest import Campaign
-from tests.integration.sites.conftest import listens, need
-from tests.integration.sites.globuslab import SERVICE_PORT, GlobusCompute, globus_compute
+from tests.integration.sites.conftest import (
+    INTERNET,
+    FarHost,
+    answers,
+    free_ports,
+    internet,
+    listens,
+    need,
+    running,
+    until,
+)
+from tests.integration.sites.globuslab import SERVICE_PORT, GlobusCompute, World, globus_compute
 
 Start = Callable[..., Campaign]
+
+PASSWORD = "a-password-of-a-test"
 
 NOBODYS = "00000000-0000-4000-8000-000000000000"
 
@@ -38,27 +54,71 @@ def flags(endpoint: str, tmp_path: Path) -> tuple[str, ...]:
 
 
 @pytest.mark.slow
-def test_a_campaign_learns_on_an_endpoint_and_outlives_a_cut(
-    campaign: Start, service: GlobusCompute, tmp_path: Path
-) -> None:
+def test_both_topics_run_on_an_endpoint(campaign: Start, service: GlobusCompute, tmp_path: Path) -> None:
     run = campaign(
-        *flags(service.endpoint, tmp_path), "--max-segments", "150", "--min-segment-seconds", "0.2",
-        "--retrain-every", "24", "--min-model-versions", "2", env=service.environment,
+        *flags(service.endpoint, tmp_path), "--simulate-endpoint", service.endpoint, "--max-segments", "24",
+        "--retrain-every", "12", "--min-model-versions", "1", env=service.environment,
     )  # fmt: skip
-    run.until_segments(20)
-    running = "SELECT count(*) FROM attempt JOIN task ON task.id = task_id WHERE kind = 'train' AND outcome IS NULL"
-    run.until(lambda: run.ask(running)[0][0] > 0, 60)
-    service.cut()
     assert run.wait(200) == 0, run.err
+    summary = run.summary()
+    assert summary["failures"] == {}
+    assert summary["segments"] >= 24
+    for topic, site in (("simulation", "globus-simulate"), ("training", "globus-learn")):
+        assert {line["task_info"]["site"] for line in run.traces(topic)} == {site}
+
+
+@contextmanager
+def redis_out_there(world: World, folder: Path) -> Iterator[int]:
+    """Run a Redis server where all can reach it, who know its password; yield its port."""
+    (port,) = free_ports(1)
+    config = folder / "redis.conf"
+    config.write_text(f'bind {world.address}\nport {port}\nrequirepass {PASSWORD}\nsave ""\ndir {folder}\n')
+    with running(*world.at_service(redis_server._executable(), config), stdout=subprocess.DEVNULL):
+        until(lambda: world.dialled(port), "Redis", folder)
+        yield port
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_learning_goes_by_globus_between_hosts_that_cannot_dial_each_other(
+    campaign: Start, hosts: FarHost, tmp_path: Path
+) -> None:
+    need("rabbitmq-server", package="rabbitmq-server", requires="globus")
+    far, home = hosts.host, hosts.host.folder / "globus"
+    home.mkdir()
+    with internet(hosts, SERVICE_PORT) as out_there, ExitStack() as stack:
+        world = World(
+            INTERNET, out_there, hosts.shell, home, far.far / "globus", far.far / "installed",
+            ((PASSWORD_VARIABLE, PASSWORD),),
+        )  # fmt: skip
+        assert not answers(hosts.shell, "10.77.0.1", 22)
+        assert not answers(hosts.shell, "10.77.100.1", 22)
+        service = stack.enter_context(globus_compute(tmp_path, world))
+        port = stack.enter_context(redis_out_there(world, tmp_path))
+        run = campaign(
+            "--ml-endpoint", service.endpoint, "--simulate-ps-backend", "redis", "--infer-ps-backend", "redis",
+            "--train-ps-backend", "redis", "--redishost", INTERNET, "--redisport", str(port), "--no-control",
+            "--max-segments", "150", "--min-segment-seconds", "0.2", "--retrain-every", "24",
+            "--min-model-versions", "2", on=hosts.near, env=service.environment | {PASSWORD_VARIABLE: PASSWORD},
+        )  # fmt: skip
+        run.until_segments(20)
+        running_now = (
+            "SELECT count(*) FROM attempt JOIN task ON task.id = task_id WHERE kind = 'train' AND outcome IS NULL"
+        )
+        run.until(lambda: run.ask(running_now)[0][0] > 0, 60)
+        service.cut()
+        assert run.wait(200) == 0, run.err
     summary = run.summary()
     assert summary["segments"] >= 150
     assert summary["model_versions"] >= 2
     assert summary["steered_fraction"] > 0.3
     assert summary["failures"].keys() <= {"manager_lost"}
-    assert {line["task_info"]["site"] for line in run.traces("training")} == {"globus-learn"}
-    # Secrets of the service enter no file of ours.
-    secret = service.environment["GLOBUS_COMPUTE_CLIENT_SECRET"].encode()
-    assert not [path for path in run.run_dir.rglob("*") if path.is_file() and secret in path.read_bytes()]
+    assert summary["proxies"]["left"] == 0
+    assert {line["worker_info"]["hostname"] for line in run.traces("training")} == {"gpubox"}
+    # Secrets enter no file of ours.
+    secrets = [service.environment["GLOBUS_COMPUTE_CLIENT_SECRET"].encode(), PASSWORD.encode()]
+    kept = [path.read_bytes() for path in run.run_dir.rglob("*") if path.is_file()]
+    assert not [secret for secret in secrets for content in kept if secret in content]
 
 
 def test_an_endpoint_that_cannot_be_used_is_refused_in_a_sentence(

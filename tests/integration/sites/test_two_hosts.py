@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,8 +21,6 @@ from tests.integration.sites.conftest import (
     edited_checkout,
     far_host,
     lines_of_ssh,
-    near_host,
-    need,
     running,
 )
 
@@ -34,22 +32,6 @@ server = socket.create_server(("0.0.0.0", 0))
 print(server.getsockname()[1], flush=True)
 sys.stdin.read()
 """
-
-
-@pytest.fixture(scope="module")
-def near(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    need("sshd", "ssh", "ip", "nft", "unshare", package="openssh-server openssh-client iproute2 nftables util-linux")
-    tried = subprocess.run(["unshare", "--net", "--mount", "--pid", "--fork", "true"], capture_output=True, text=True)
-    if tried.returncode != 0:
-        pytest.skip(f"this machine lets nobody make namespaces here: {tried.stderr.strip()}")
-    with near_host() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def hosts(near: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FarHost]:
-    with far_host(tmp_path_factory.mktemp("far"), near) as made:
-        yield made
 
 
 def test_the_far_host_can_neither_dial_the_near_one_nor_see_its_files(hosts: FarHost, tmp_path) -> None:
