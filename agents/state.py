@@ -413,6 +413,11 @@ class CampaignState:
         """Whether learning, too, sends nothing any more."""
         return self.stopped or self.out_of_time or self.failure is not None
 
+    def warn(self, sentence: str) -> None:
+        """Tell the user, and the log, what is not as it should be."""
+        self.outbox.notes.append(sentence)
+        logger.warning("%s", sentence)
+
     def end(self, reason: str) -> None:
         """Send no more segments; the first reason stands."""
         if self.ending is None:

@@ -17,6 +17,7 @@ from agents.simulate import SimulateAgent
 from agents.state import CampaignState, CandidateSet, Outbox
 from agents.topic import Outcome, TopicAgent
 from agents.train import TrainAgent
+from agents.walkers import Basis, FreeWalkers
 from tasks.messages import Cargo, Ref, Topic
 
 logger = logging.getLogger(__name__)
@@ -49,8 +50,9 @@ class Steering:
         self.offers: dict[int, CandidateSet] = {}
         self._concluded = False
         self.hook = HookAgent(state, lambda segment_id: self.simulate.release(segment_id))
-        self.simulate = SimulateAgent(state, basis, self.hook)
-        self.equilibrate = EquilibrateAgent(state, self.simulate)
+        walkers = FreeWalkers(state, Basis(state, basis))
+        self.simulate = SimulateAgent(state, walkers, self.hook)
+        self.equilibrate = EquilibrateAgent(state, walkers)
         self.infer = InferAgent(state)
         self.train = TrainAgent(state)
         self.move = MoveAgent(state, self._deliver)

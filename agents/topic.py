@@ -383,6 +383,12 @@ def without_system(spec: SpecT) -> SpecT:
     return spec
 
 
-def task_seed(campaign_seed: int, task_id: int) -> int:
-    """Return the seed of a task's velocities and thermostat (never 0, which OpenMM takes for "any")."""
-    return 1 + int(np.random.SeedSequence([campaign_seed, task_id]).generate_state(1)[0]) % (2**31 - 2)
+def task_seed(campaign_seed: int, *of: int) -> int:
+    """Return the seed of a task's velocities and thermostat (never 0, which OpenMM takes for "any").
+
+    Parameters
+    ----------
+    of
+        Its id, or whatever else tells it from the campaign's others.
+    """
+    return 1 + int(np.random.SeedSequence([campaign_seed, *of]).generate_state(1)[0]) % (2**31 - 2)
