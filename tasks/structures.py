@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import openmm
@@ -16,6 +11,7 @@ import openmm
 from tasks.engine import box_of, positions_of
 from tasks.errors import BadInput
 from tasks.inputs import said_of
+from tasks.reading import box_around, open_atoms, reading
 
 
 def structure_files(paths: Iterable[str]) -> list[Path]:
@@ -84,31 +80,3 @@ def _read_by_mdanalysis(path: Path) -> tuple[np.ndarray, np.ndarray | None, list
     with reading(f"--start {path}"):
         atoms = open_atoms(path)
         return atoms.positions.astype(np.float64) / 10, box_around(atoms), [str(name) for name in atoms.names]
-
-
-@contextmanager
-def reading(said: str) -> Iterator[None]:
-    """Turn what MDAnalysis raises into a sentence on a structure file, and hear no warnings."""
-    with said_of(said, "give a structure file such as PDB or GRO"), warnings.catch_warnings():
-        # Of what a structure file leaves out, and we do not need.
-        warnings.simplefilter("ignore")
-        yield
-
-
-def open_atoms(path: Path) -> Any:
-    """Return the atoms of a structure file as MDAnalysis has them; within `reading`."""
-    import MDAnalysis
-
-    if not path.is_file():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-    return MDAnalysis.Universe(str(path)).atoms
-
-
-def box_around(atoms: Any) -> np.ndarray | None:
-    """Return the box (3, 3) of MDAnalysis' atoms in nm, float64; None where they have none."""
-    from MDAnalysis.lib.mdamath import triclinic_vectors
-
-    # GROMACS writes zeros where there is no box.
-    if atoms.dimensions is None or not np.all(atoms.dimensions[:3] > 0):
-        return None
-    return np.asarray(triclinic_vectors(atoms.dimensions), dtype=np.float64) / 10

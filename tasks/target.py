@@ -9,8 +9,8 @@ import numpy as np
 
 from tasks.errors import BadInput
 from tasks.periodic import make_whole
+from tasks.reading import box_around, open_atoms, reading
 from tasks.selection import SALT
-from tasks.structures import box_around, open_atoms, reading
 
 
 def read_target(path: Path, topology: Any, features: np.ndarray, tree: np.ndarray | None) -> np.ndarray:
