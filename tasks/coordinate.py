@@ -16,9 +16,7 @@ from tasks.indices import Indices
 from tasks.messages import Coordinate, CoordinateKind, Dynamics
 from tasks.named import NotFound, import_named, is_name, told
 from tasks.prepared import PreparedSystem
-
-# Points that a superposition, or an orientation, needs.
-MIN_SHAPE = 3
+from tasks.selection import MIN_FEATURES
 
 # Of a segment, through the Thinker: half of what all its messages may take.
 MAX_PCOORD_BYTES = 4000
@@ -77,7 +75,7 @@ def latent_dimensions(text: str) -> tuple[int, ...]:
 
 def default_coordinate(prepared: PreparedSystem) -> str:
     """Return the ``--pcoord`` of who gives none: what the model learns, or where a particle without a shape is."""
-    return "position" if len(prepared.feature_indices) < MIN_SHAPE else "aae:0,1"
+    return "position" if len(prepared.feature_indices) < MIN_FEATURES else "aae:0,1"
 
 
 def parse_coordinate(text: str, prepared: PreparedSystem, *, latent: int, here: str) -> Coordinate:
@@ -208,7 +206,7 @@ def checked(coordinate: Coordinate, rows: np.ndarray) -> np.ndarray:
     said = coordinate.function or coordinate.kind
     if rows.shape[1] != coordinate.n_dimensions:
         raise CoordinateFailed(
-            f"--pcoord {said} has {rows.shape[1]} dimensions where the first structures had {coordinate.n_dimensions}: "
+            f"--pcoord {said} has {rows.shape[1]} dimensions, and {coordinate.n_dimensions} of the first structures: "
             "return as many for any frames"
         )
     with np.errstate(over="ignore"):
