@@ -223,3 +223,9 @@ def _keep(spec: EmbedSpec, arrays: dict[str, np.ndarray]) -> FileRecord | None:
     np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the names for its own options
     name = f"models/reference-{spec.reference_number:06d}.npz"
     return stage(spec.run_dir, name, buffer.getvalue(), spec.attempt)
+
+
+if __name__ == "__main__":
+    from tasks.pcoord_file import main
+
+    raise SystemExit(main())
