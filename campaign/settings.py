@@ -44,6 +44,8 @@ SOLVENT = frozenset({"solvent", "padding_nm", "ionic_strength", "pressure_bar", 
 # Water that is added is cold once minimised, and leaves gaps.
 _ADDED_WATER = {"padding_nm": 1.0, "ionic_strength": 0.15, "equilibrate_ps": 20.0}
 _PRESSURE_BAR = 1.0
+# A particle without bonds bears longer steps, and has a rate that is known at this friction.
+_DOUBLE_WELL = {"timestep_fs": 10.0, "friction": 50.0}
 
 # A policy of ours, or what is looked for: a file after `rmsd:`, an attribute after the name of a module.
 _POLICY_PATTERN = rf"^({'|'.join(POLICIES)}|[^:]+:.+)$"
@@ -106,8 +108,11 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    system: Literal["alanine-dipeptide", "chignolin"] | None = _setting(
-        "problem", None, "molecule that comes with Wayfinder", default_text="alanine-dipeptide if no other is named"
+    system: Literal["alanine-dipeptide", "chignolin", "double-well"] | None = _setting(
+        "problem",
+        None,
+        "molecule that comes with Wayfinder, or a particle in a double well (10 fs, friction 50 /ps)",
+        default_text="alanine-dipeptide if no other is named",
     )
     sequence: str | None = _setting(
         "problem", None, "peptide to build, in one-letter codes", metavar="SEQ", min_length=1
@@ -621,6 +626,8 @@ def _settled(given: Mapping[str, object]) -> dict[str, object]:
     values = {name: value for name, value in given.items() if value is not None}
     if not values.keys() & MOLECULE:
         values["system"] = "alanine-dipeptide"
+    if values.get("system") == "double-well":
+        values = {**_DOUBLE_WELL, **values}
     if values.get("solvent") == "explicit":
         values.setdefault("pressure_bar", _PRESSURE_BAR)
         if not values.keys() & FORCE_FIELDS:
