@@ -77,8 +77,8 @@ def embed_trajectories(
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tasks.infer",
-        description="Embed the frames of trajectories, and write a row of latent dimensions for each, as WESTPA reads "
-        "a progress coordinate. For its first row to be the parent's last frame, give that structure first.",
+        description="Embed the frames of trajectories, and write a row of latent dimensions for each, as WESTPA "
+        "reads a progress coordinate. For its first row to be the parent's last frame, give that structure first.",
     )
     parser.add_argument("trajectories", nargs="+", type=Path, metavar="TRAJECTORY", help="anything MDAnalysis reads")
     parser.add_argument(
