@@ -4,47 +4,35 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from agents.attempts import Verdict
 from agents.state import CampaignState, Start
 from agents.walkers import Basis, Due, Walkers
+from campaign.iterations import Boundary, record
+from campaign.method import Method
 from campaign.west.record import Binning, Ended
 from campaign.wire import decode
-from policies.iteration import BasisStates, BrokenEnsemble, InitialState, Iteration, Resampled
-from policies.weighted_ensemble import Rule, carry_on
-from tasks.coordinate import unpack_pcoord
+from policies.iteration import BasisStates, BrokenEnsemble, Endpoint, InitialState, Iteration, Resampled
+from policies.weighted_ensemble import Rule, begin_apart, carry_on
+from tasks.coordinate import pack_pcoord, unpack_pcoord
 from tasks.errors import BadInput
 from tasks.messages import Coordinate, Ref, SegmentResult, SegmentSpec
 
 logger = logging.getLogger(__name__)
 
+# In place of a model version, where coordinates are learned and nothing has been learnt.
+_NO_MODEL = -1
+
+# Numbers of basis states, and segments with their frames.
+Ask = Callable[[Sequence[int], Sequence[tuple[int, Ref]]], None]
+
 # Segments begun for a walker, each with a seed of its own and attempts as any: one that fails twice fails by itself.
 SEGMENTS_PER_WALKER = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """How an ensemble is run.
-
-    Attributes
-    ----------
-    coordinate
-        What is binned.
-    names, probabilities
-        Of the basis states; probabilities sum to one.
-    rule
-        Returns how walkers at these points are resampled, (n_points, n_dimensions).
-    """
-
-    coordinate: Coordinate
-    names: tuple[str, ...]
-    probabilities: np.ndarray
-    rule: Callable[[np.ndarray], Rule]
 
 
 @dataclass(slots=True)
@@ -85,7 +73,8 @@ class Replica:
     is_open
         Whether segments of the iteration may be begun.
     asked
-        Model version by which the iteration's coordinates are computed on the learning site; None before.
+        Model version by which the iteration's coordinates are computed on the learning site; None until they are
+        asked for.
     """
 
     number: int
@@ -102,40 +91,34 @@ class Replica:
         return bool(self.members) and all(member.end is not None for member in self.members)
 
 
-@dataclass(frozen=True, slots=True)
-class Boundary:
-    """What the campaign keeps of an iteration that ended."""
-
-    replica: int
-    ended: Ended
-    segment_ids: tuple[int, ...]
-    model_version: int
-
-
 class EnsembleWalkers(Walkers):
     """One or several weighted ensembles, whose iterations fill each other's waiting.
 
-    Attributes
+    Parameters
     ----------
     ask
-        Sends what the learning site is to compute; None where a model is needed and there is none yet.
-    basis_states
-        With their coordinates; None until these are known.
+        Lets the learning site compute coordinates by the present model: of basis states, and of segments' frames.
+
+    Attributes
+    ----------
+    basis_at
+        Coordinates of the basis states by model version, as far as they are known, (n_states, n_dimensions) each.
     """
 
-    def __init__(self, state: CampaignState, basis: Basis, method: Method) -> None:
+    def __init__(self, state: CampaignState, basis: Basis, method: Method, ask: Ask) -> None:
         super().__init__(state, basis)
         self.method = method
+        self._ask = ask
         self.replicas = [
             # Apart from the generators of segments and of free walkers.
             Replica(number, np.random.default_rng([state.settings.seed, number, len(state.settings.policy)]))
             for number in range(state.settings.replicas)
         ]
-        self.ask: Callable[[Replica | None], int | None]
-        self.basis_states: BasisStates | None = None
+        self.basis_at: dict[int, np.ndarray] = {}
+        self._basis_asked: set[int] = set()
+        self._basis_rows: dict[int, dict[int, np.ndarray]] = {}
         self._ready: deque[tuple[Replica, int]] = deque()
         self._out: dict[int, tuple[Replica, int]] = {}
-        self._basis_asked = False
 
     @property
     def coordinate(self) -> Coordinate:
@@ -150,8 +133,7 @@ class EnsembleWalkers(Walkers):
     @property
     def n_together(self) -> int:
         """The walkers of all ensembles."""
-        per_ensemble = max(self.state.settings.walkers_per_bin, len(self.basis.starts))
-        return sum(len(replica.members) or per_ensemble for replica in self.replicas)
+        return sum(len(replica.members) for replica in self.replicas) or self.state.settings.walkers
 
     def wants_more(self, n_pending: int) -> bool:
         """Whether an iteration is under way, or another may begin."""
@@ -194,9 +176,6 @@ class EnsembleWalkers(Walkers):
         self.state.hold(result.end, ("end", spec.segment_id))
         if result.pcoord:
             member.pcoord = unpack_pcoord(result.pcoord, self.coordinate.n_dimensions)
-        else:
-            member.frames = result.frames
-            self.state.hold(result.frames, ("pcoord", spec.segment_id))
         self._keep_member(replica, row)
 
     def stuck(self, spec: SegmentSpec, start: Start, verdict: Verdict) -> None:
@@ -225,68 +204,90 @@ class EnsembleWalkers(Walkers):
     # Iterations -------------------------------------------------------------------------------------------------
 
     def advance(self) -> None:
-        """Resample what has ended, and let what may begin."""
-        if self.basis_states is None:
-            self._ask_for_basis()
-            return
+        """Resample what has ended, and let what may begin; what is not known for that is asked for."""
         for replica in self.replicas:
-            if replica.iteration is None:
+            if replica.iteration is None and self._knows_basis(self._version):
                 self._begin(replica)
-            while replica.has_ended and self._knows_coordinates(replica):
+            while replica.has_ended and self._knows_coordinates(replica) and self.state.failure is None:
                 self._end_iteration(replica)
-            if not replica.is_open and not self._at_its_end(replica):
+            if replica.iteration is not None and not replica.is_open and not self._at_its_end(replica):
                 replica.is_open = True
                 self._ready.extend((replica, row) for row in range(len(replica.members)))
 
-    def _ask_for_basis(self) -> None:
-        if not self._basis_asked:
-            self._basis_asked = True
-            self.ask(None)
+    @property
+    def _version(self) -> int:
+        """Model version of coordinates that are computed now; `_NO_MODEL` where one is needed and there is none."""
+        if not self.coordinate.learned:
+            return 0
+        return _NO_MODEL if self.state.model is None else self.state.model_version
 
-    def learn_basis(self, pcoord: np.ndarray) -> None:
-        """Take the coordinates of the basis states, (n_states, n_dimensions)."""
-        self.basis_states = BasisStates(self.method.names, self.method.probabilities, pcoord.astype(np.float64))
-        self.state.ledger.keep("ensemble-basis", pcoord.tolist())
+    def _knows_basis(self, version: int) -> bool:
+        if version == _NO_MODEL:
+            return True
+        if version not in self.basis_at and version not in self._basis_asked:
+            self._basis_asked.add(version)
+            self._ask(range(len(self.basis.starts)), ())
+        return version in self.basis_at
+
+    def _knows_coordinates(self, replica: Replica) -> bool:
+        """Return whether all that binning needs is there, by one model version."""
+        if replica.asked is None and not self._ask_for(replica):
+            return False
+        assert replica.asked is not None
+        known = replica.asked == _NO_MODEL or all(member.pcoord is not None for member in replica.members)
+        return self._knows_basis(replica.asked) and known
+
+    def _ask_for(self, replica: Replica) -> bool:
+        """Have an iteration embedded by the newest model version; return False where its frames are on their way."""
+        version = self._version
+        if self.coordinate.learned and version != _NO_MODEL:
+            frames = [(member.segment_id, member.frames) for member in replica.members]
+            asked_for = [(segment, ref) for segment, ref in frames if segment is not None and ref is not None]
+            if len(asked_for) < len(frames):
+                return False
+            for member in replica.members:
+                member.pcoord = None  # of another version, before this process
+            self._ask((), asked_for)
+        replica.asked = version
+        return True
+
+    def _basis_states(self, version: int) -> BasisStates:
+        n_states, n_dimensions = len(self.basis.starts), self.coordinate.n_dimensions
+        pcoord = self.basis_at.get(version, np.zeros((n_states, n_dimensions)))
+        return BasisStates(self.method.names, self.method.probabilities, pcoord)
 
     def _begin(self, replica: Replica) -> None:
-        assert self.basis_states is not None
+        basis = self._basis_states(self._version)
         try:
-            first = self.method.rule(self.basis_states.pcoord).begin(self.basis_states, replica.rng)
+            if self._version == _NO_MODEL:
+                first = begin_apart(basis, self.state.settings.walkers, replica.rng)
+            else:
+                first = self.method.rule(basis.pcoord).begin(basis, replica.rng)
         except BadInput as error:
             self.state.fail(str(error))
             return
         self._adopt(replica, first, ())
 
-    def _knows_coordinates(self, replica: Replica) -> bool:
-        """Whether all are there; what is missing is asked for once."""
-        if not self._needs_model() or all(member.pcoord is not None for member in replica.members):
-            return True
-        if replica.asked is None:
-            replica.asked = self.ask(replica)
-        return replica.asked is None
-
-    def _needs_model(self) -> bool:
-        return self.coordinate.learned and self.state.model is not None
-
     def _end_iteration(self, replica: Replica) -> None:
         """Bin, recycle, split and merge; the ledger has it all in the transaction of this decision."""
-        iteration, basis, members = replica.iteration, self.basis_states, replica.members
+        iteration, members, version = replica.iteration, replica.members, replica.asked
         assert iteration is not None
-        assert basis is not None
+        assert version is not None
         try:
-            pcoord, resampled, rule = self._resampled(replica, iteration, basis)
+            pcoord, resampled, rule = self._resampled(replica, iteration, self._basis_states(version))
         except (BrokenEnsemble, BadInput) as error:
             self.state.fail(str(error))
             return
         seconds = np.array([member.seconds for member in members])
-        ended = Ended(iteration, pcoord, resampled, Binning(rule.space.mapper, rule.counts), seconds)
+        ended = Ended(iteration, pcoord, seconds, resampled, Binning(rule.space.mapper, rule.counts))
         segment_ids = tuple(member.segment_id for member in members if member.segment_id is not None)
-        self.state.outbox.boundaries.append(Boundary(replica.number, ended, segment_ids, replica.asked or 0))
+        boundary = Boundary(replica.number, ended, segment_ids, max(version, 0))
+        record(self.state.ledger, boundary)
+        self.state.outbox.boundaries.append(boundary)
         self._adopt(replica, resampled.following, members)
 
-    def _adopt(self, replica: Replica, following: Iteration, before: Iterable[Member]) -> None:
+    def _adopt(self, replica: Replica, following: Iteration, former: Sequence[Member]) -> None:
         """Let an iteration be the ensemble's; its segments begin once it is open."""
-        former = list(before)
         replica.iteration, replica.asked, replica.is_open = following, None, False
         replica.n_initial += len(following.initial)
         states = {state.number: state.basis for state in following.initial}
@@ -303,7 +304,7 @@ class EnsembleWalkers(Walkers):
         self, replica: Replica, iteration: Iteration, basis: BasisStates
     ) -> tuple[np.ndarray, Resampled, Rule]:
         """Return progress coordinates, what comes of them, and the rule by which it does."""
-        if self.coordinate.learned and self.state.model is None:
+        if replica.asked == _NO_MODEL:
             return self._carried_on(iteration)
         pcoord = np.stack([member.pcoord for member in replica.members if member.pcoord is not None])
         rule = self.method.rule(pcoord.reshape(-1, pcoord.shape[2]))
@@ -321,13 +322,39 @@ class EnsembleWalkers(Walkers):
 
     def reached(self, segment_id: int, frames: Ref | None) -> None:
         """Note where the learning site reaches a segment's frames; None: they were lost on the way."""
-
-    def embedded(self, pcoord: Mapping[int, np.ndarray]) -> None:
-        """Take the coordinates of segments, each (n_frames + 1, n_dimensions)."""
+        if not self.coordinate.learned:
+            return
         for replica in self.replicas:
-            for member in replica.members:
-                if member.segment_id in pcoord:
-                    member.pcoord = pcoord[member.segment_id]
+            for row, member in enumerate(replica.members):
+                if member.segment_id == segment_id and member.end is not None:
+                    self._take_frames(replica, row, frames)
+
+    def _take_frames(self, replica: Replica, row: int, frames: Ref | None) -> None:
+        member = replica.members[row]
+        assert member.end is not None
+        if frames is None:
+            # Nobody can say where it ended: it runs anew.
+            self.state.release([member.end.ref], ("end", member.segment_id))
+            member.end = member.segment_id = None
+            self._ready.append((replica, row))
+        elif member.frames is None:
+            member.frames = frames
+            self.state.hold(frames, ("pcoord", member.segment_id))
+        self._keep_member(replica, row)
+
+    def embedded(self, version: int, pcoord: Mapping[int, np.ndarray], basis: Mapping[int, np.ndarray]) -> None:
+        """Take coordinates by a model version: of segments (n_frames + 1, n_dimensions), of basis states rows."""
+        for replica in self.replicas:
+            for row, member in enumerate(replica.members):
+                found = None if member.segment_id is None else pcoord.get(member.segment_id)
+                if found is not None and replica.asked == version:
+                    member.pcoord = found
+                    self._keep_member(replica, row)
+        self._basis_rows.setdefault(version, {}).update(basis)
+        rows = self._basis_rows[version]
+        if len(rows) == len(self.basis.starts):
+            self.basis_at[version] = np.stack([rows[number] for number in range(len(rows))]).astype(np.float64)
+            self.state.ledger.keep(f"ensemble-basis/{version}", self.basis_at[version].tolist())
 
     # What is kept -----------------------------------------------------------------------------------------------
 
@@ -349,8 +376,15 @@ class EnsembleWalkers(Walkers):
 
     def _keep_member(self, replica: Replica, row: int) -> None:
         member = replica.members[row]
-        told = {"tries": member.tries, "segment_id": member.segment_id, "end": member.end, "seconds": member.seconds}
-        told |= {"frames": member.frames, "pcoord": None if member.pcoord is None else member.pcoord.tobytes()}
+        told = {
+            "tries": member.tries,
+            "segment_id": member.segment_id,
+            "end": member.end,
+            "seconds": member.seconds,
+            "frames": member.frames,
+            # Of a learned one another process may know a newer model version.
+            "pcoord": None if member.pcoord is None or self.coordinate.learned else pack_pcoord(member.pcoord),
+        }
         self.state.ledger.keep(f"member/{replica.number}/{row}", told)
 
     def _hold_starts(self, replica: Replica) -> None:
@@ -372,8 +406,7 @@ class EnsembleWalkers(Walkers):
     def restore(self, open_segments: Mapping[int, SegmentSpec]) -> None:
         """Put each ensemble where the last commit left it."""
         ledger = self.state.ledger
-        if (told := ledger.kept("ensemble-basis").get("")) is not None:
-            self.learn_basis(np.array(told))
+        self.basis_at = {int(version): np.array(told) for version, told in ledger.kept("ensemble-basis/").items()}
         for replica in self.replicas:
             if (told := ledger.kept(f"ensemble/{replica.number}").get("")) is None:
                 continue
@@ -419,12 +452,23 @@ class EnsembleWalkers(Walkers):
         if told["end"] is not None:
             member.segment_id, member.end = segment_id, self._found(told["end"])
             self.state.hold(member.end.ref, ("end", segment_id))
+            self._restore_frames(member, told["frames"])
             if told["pcoord"] is not None:
                 packed = decode(bytes, told["pcoord"], self.state.stores)
                 member.pcoord = unpack_pcoord(packed, self.coordinate.n_dimensions)
         elif segment_id in open_segments:
             member.segment_id = segment_id
             self._out[segment_id] = replica, row
+
+    def _restore_frames(self, member: Member, told: object) -> None:
+        """Find what a coordinate is computed from; frames that are on their way are told of when they have come."""
+        if told is not None:
+            found = self.state.find(decode(Ref, told, self.state.stores), "infer")
+            if found is None:
+                self.state.fail(f"the frames of segment {member.segment_id} are lost: its walker cannot be binned")
+                return
+            member.frames = found
+            self.state.hold(found, ("pcoord", member.segment_id))
 
     def awaits(self, spec: SegmentSpec) -> None:
         """Note that a segment's result waits for its turn."""

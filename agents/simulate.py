@@ -190,9 +190,7 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
 
     def wants_more(self) -> bool:
         """Whether the limits leave room for another segment."""
-        if self.state.ending is not None or self.state.until is not None:
-            return False
-        return self.walkers.wants_more(self._n_pending)
+        return self.state.ending is None and self.walkers.wants_more(self._n_pending)
 
     def _begin(self, due: Due, bundle: int, place: Destination) -> None:
         segment_id, start = self.state.new_segment_id(), due.start
@@ -214,6 +212,8 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
             run_dir=place.run_dir,
             trajectory_format=self.state.settings.trajectory_format,
             scratch=place.scratch,
+            coordinate=self.walkers.coordinate,
+            replica=due.replica,
         )
         self.walkers.began(due, segment_id)
         self._expect(segment_id, start, bundle)
@@ -512,6 +512,7 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
             "parent_frame": spec.parent_frame,
             "walker_id": spec.walker_id,
             "iteration": spec.iteration,
+            "replica": spec.replica,
             "steered": start.steered,
             "model_version": self.state.model_version,
             "novelty": start.novelty,

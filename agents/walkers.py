@@ -14,7 +14,7 @@ from agents.attempts import Verdict
 from agents.state import CampaignState, CandidateSet, Start, Walker
 from campaign.wire import decode
 from policies import PolicyFailed
-from tasks.messages import Ref, SegmentResult, SegmentSpec
+from tasks.messages import Coordinate, Ref, SegmentResult, SegmentSpec
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +75,11 @@ class Walkers(ABC):
         self.basis = basis
 
     @property
+    def coordinate(self) -> Coordinate | None:
+        """What workers compute of each segment."""
+        return None
+
+    @property
     @abstractmethod
     def n_idle(self) -> int:
         """How many wait for a segment."""
@@ -87,6 +92,14 @@ class Walkers(ABC):
     @abstractmethod
     def wants_more(self, n_pending: int) -> bool:
         """Whether the limits leave room for another segment than those that were begun."""
+
+    def advance(self) -> None:
+        """Decide what has become due since the last result."""
+        return
+
+    def reached(self, segment_id: int, frames: Ref | None) -> None:
+        """Note where the learning site reaches a segment's frames; None: they were lost on the way."""
+        return
 
     @abstractmethod
     def next(self) -> Due | None:
@@ -173,6 +186,8 @@ class FreeWalkers(Walkers):
 
     def wants_more(self, n_pending: int) -> bool:
         """Whether the target is not reached yet by what was begun, or models are missing."""
+        if self.state.until is not None:
+            return False
         target = self.state.target_segments
         short_of_models = self.state.model_version < self.state.settings.min_model_versions
         return target is None or self.state.counts.segments + n_pending < target or short_of_models

@@ -142,6 +142,21 @@ class Rule:
             )
 
 
+def begin_apart(basis: BasisStates, n: int, rng: np.random.Generator) -> Iteration:
+    """Return a first iteration of ``n`` walkers of equal weight, drawn and not binned: for want of a model."""
+    drawn = _draw(basis, n, rng).tolist()
+    numbers = range(n)
+    first = Iteration(
+        number=1,
+        weights=np.full(n, 1 / n),
+        parents=-1 - np.arange(n, dtype=np.int64),
+        lineage=tuple((-1 - number,) for number in numbers),
+        initial=tuple(InitialState(number, state) for number, state in zip(numbers, drawn, strict=True)),
+    )
+    first.check()
+    return first
+
+
 def carry_on(iteration: Iteration) -> Iteration:
     """Return the next iteration with every walker continued, none split or merged: for want of a model to bin by."""
     n = len(iteration.weights)

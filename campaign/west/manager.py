@@ -86,7 +86,12 @@ def _completed(ended: Ended) -> list[Any]:
 
 
 def _prepare(
-    manager: Any, layout: Layout, iteration: Iteration, starts: np.ndarray, binning: Binning, came_from: dict[int, int]
+    manager: Any,
+    layout: Layout,
+    iteration: Iteration,
+    starts: np.ndarray,
+    binning: Binning,
+    came_from: dict[int, int],
 ) -> None:
     """Write the walkers of an iteration that begins; the tools take the file's current iteration for unfinished."""
     _add_initial_states(manager, layout, iteration, starts)
@@ -102,9 +107,7 @@ def _prepare(
     manager.current_iteration = iteration.number
 
 
-def _prepared(
-    layout: Layout, iteration: Iteration, starts: np.ndarray, came_from: dict[int, int]
-) -> list[Any]:
+def _prepared(layout: Layout, iteration: Iteration, starts: np.ndarray, came_from: dict[int, int]) -> list[Any]:
     from westpa.core.segment import Segment
 
     pcoord = np.zeros((len(starts), layout.pcoord_length, layout.n_dimensions), np.float32)
