@@ -74,7 +74,7 @@ def record(ledger: Ledger, boundary: Boundary) -> None:
     n_dimensions = ended.pcoord.shape[2]
     flux = resampled.flux
     ledger.insert("iteration", [(replica, number, boundary.model_version, n, n_dimensions, flux, time.time())])
-    ledger.insert("initial_state", ((replica, state.number, state.basis, number) for state in iteration.initial))
+    ledger.insert("initial_state", ((replica, number, state.number, state.basis) for state in iteration.initial))
     recycled_to = {each.walker: each.initial for each in resampled.recycled}
     ledger.insert(
         "walker",

@@ -82,7 +82,7 @@ CREATE TABLE IF NOT EXISTS iteration (
     PRIMARY KEY (replica, iteration)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS initial_state (
-    replica INTEGER NOT NULL, number INTEGER NOT NULL, basis INTEGER NOT NULL, iteration INTEGER NOT NULL,
+    replica INTEGER NOT NULL, iteration INTEGER NOT NULL, number INTEGER NOT NULL, basis INTEGER NOT NULL,
     PRIMARY KEY (replica, iteration, number)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS walker (
