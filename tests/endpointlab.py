@@ -1,9 +1,10 @@
-"""ProxyStore's endpoints on this machine, each in a home of its own as if on a host of its own; and a relay server."""
+"""ProxyStore's endpoints on this machine, each in a home as if on a host of its own; and a relay server."""
 
 from __future__ import annotations
 
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import uuid
@@ -29,6 +30,14 @@ class PeerEndpoint:
     home: Path
     port: int
     process: subprocess.Popen[bytes]
+
+    def n_objects(self) -> int:
+        """How many objects lie in it, which it tells nobody: its database does."""
+        database = self.home / "blobs.db"
+        if not database.exists():
+            return 0
+        with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as db:
+            return int(db.execute("SELECT count(*) FROM blobs").fetchone()[0])
 
     def store(self, *others: PeerEndpoint) -> StoreSpec:
         """A store of this endpoint and others."""
@@ -85,7 +94,7 @@ def configure(home: Path, name: str, port: int, relay_port: int | None = None) -
         host="127.0.0.1",
         host_type="static",
         relay=EndpointRelayConfig(address=address, ice_servers=[]),
-        storage=EndpointStorageConfig(max_object_size=LARGEST),
+        storage=EndpointStorageConfig(database_path=str(home / "blobs.db"), max_object_size=LARGEST),
     )
     write_config(config, str(home / name))
     return config.uuid

@@ -219,7 +219,7 @@ def test_compatible_settings_are_accepted(values):
         ({"no_proxystore": True, "ps_globus_config": "/g"}, ["--no-proxystore", "--ps-globus-config /g"]),
         ({"infer_ps_backend": "globus"}, ["--infer-ps-backend globus", "--ps-globus-config FILE"]),
         ({"ps_globus_config": "/g"}, ["--ps-globus-config /g", "globus"]),
-        ({"train_ps_backend": "endpoint"}, ["--train-ps-backend endpoint", "--ps-endpoints UUID,UUID", "UDP", "relay"]),
+        ({"train_ps_backend": "endpoint"}, ["--train-ps-backend endpoint", "--ps-endpoints UUID,UUID", "UDP"]),
         ({"ps_endpoints": (UUID4,)}, [f"--ps-endpoints {UUID4}", "--simulate-ps-backend endpoint"]),
         ({"no_proxystore": True, "ps_endpoints": (UUID4,)}, ["--no-proxystore", f"--ps-endpoints {UUID4}"]),
         (
@@ -267,7 +267,7 @@ def test_endpoints_are_written_as_proxystore_does():
 @pytest.mark.parametrize("word", ["mine", UUID4[:-1], "11111111-1111-1111-8111-111111111111"])
 def test_what_names_no_endpoint_is_refused(word):
     sentence = refusal(simulate_ps_backend="endpoint", ps_endpoints=(UUID4, word))
-    assert sentence.startswith(f"--ps-endpoints {word} is no UUID of an endpoint: give those that `proxystore-endpoint")
+    assert sentence.startswith(f"--ps-endpoints {word} is no UUID of an endpoint: give those that `proxy")
 
 
 @pytest.mark.parametrize(

@@ -26,11 +26,14 @@ NOBODY = "7c4f1a52-0d8e-4b6e-9a55-3f2f6f0f8a11"
 
 
 def test_arrays_come_back_until_they_are_evicted(endpoint_here: PeerEndpoint) -> None:
+    before = endpoint_here.n_objects()
     ref = ship(SOME, endpoint_here.store())
     assert ref.key[1] == endpoint_here.uuid
+    assert endpoint_here.n_objects() == before + 1
     np.testing.assert_array_equal(fetch(ref)["positions"], SOME["positions"])
     evict(ref)
     evict(ref)
+    assert endpoint_here.n_objects() == before
     with pytest.raises(Unreachable, match=r"store test \(endpoint\) no longer holds"):
         fetch(ref)
 

@@ -21,6 +21,7 @@ from tests.integration.sites.conftest import edited_checkout
 
 Start = Callable[..., Campaign]
 
+ALL = [word for topic in ("simulate", "infer", "train") for word in (f"--{topic}-ps-backend", "endpoint")]
 SOME = {"positions": np.arange(6, dtype=np.float32).reshape(1, 2, 3)}
 
 
@@ -103,17 +104,34 @@ def test_a_campaign_whose_learning_has_an_endpoint_of_its_own(
 ) -> None:
     near, far = peers
     checkout = edited_checkout(tmp_path / "checkout", FAR_SITE.format(home=far.home))
-    backends = [word for topic in ("simulate", "infer", "train") for word in (f"--{topic}-ps-backend", "endpoint")]
     run = campaign(
-        *backends, "--ps-endpoints", f"{near.uuid},{far.uuid}", "--ml-site", "far", "--ps-threshold", "0",
+        *ALL, "--ps-endpoints", f"{near.uuid},{far.uuid}", "--ml-site", "far", "--ps-threshold", "0",
         "--max-segments", "24", "--retrain-every", "12", "--min-model-versions", "1", "--no-control",
         env={"PROXYSTORE_HOME": str(near.home), "CANARY_TOKEN": "canary-77d1"}, checkout=checkout,
     )  # fmt: skip
-    assert run.wait(120) == 0, run.err
+    assert run.wait(200) == 0, run.err
     summary = run.summary()
     assert summary["failures"] == {}
     assert summary["model_versions"] >= 1
     assert summary["steered_fraction"] > 0
     assert summary["proxies"]["left"] == 0
     assert summary["proxies"]["created"] == summary["proxies"]["evicted"] > 0
+    assert (near.n_objects(), far.n_objects()) == (0, 0)
     assert not [path for path in run.run_dir.rglob("*") if path.is_file() and b"canary-77d1" in path.read_bytes()]
+
+
+@pytest.mark.slow
+def test_a_site_without_an_endpoint_is_told_and_nothing_is_left(
+    campaign: Start, peers: tuple[PeerEndpoint, PeerEndpoint], tmp_path: Path
+) -> None:
+    near, _ = peers
+    checkout = edited_checkout(tmp_path / "checkout", FAR_SITE.format(home=tmp_path / "none"))
+    run = campaign(
+        *ALL, "--ps-endpoints", near.uuid, "--ml-site", "far", "--max-segments", "4", "--no-control",
+        env={"PROXYSTORE_HOME": str(near.home)}, checkout=checkout,
+    )  # fmt: skip
+    assert run.wait(200) == 2
+    assert f"none of the ProxyStore endpoints {near.uuid} runs on " in run.err
+    assert f"(in {tmp_path / 'none'}): start one with `proxystore-endpoint start NAME`" in run.err
+    assert not run.run_dir.exists()
+    assert near.n_objects() == 0
