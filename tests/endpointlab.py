@@ -74,6 +74,7 @@ def endpoint(folder: Path, name: str, relay_port: int | None = None) -> Iterator
     words = ("proxystore-endpoint", "start", name, "--no-detach")
     with _command(folder / f"{name}.log", *words, home=home) as process:
         until(lambda: process.poll() is not None or listens(port), f"endpoint {name}", folder)
+        assert process.poll() is None, (folder / f"{name}.log").read_text()
         yield PeerEndpoint(endpoint_id, home, port, process)
 
 
