@@ -164,5 +164,11 @@ def _again(ask: Callable[[], Answer]) -> Answer:
         except requests.RequestException as error:
             pause_s = next(pauses_s, None) if isinstance(error, requests.ConnectionError) else None
             if pause_s is None:
-                raise ConnectionError(f"{error}; {NEEDS}") from error
+                raise ConnectionError(f"{_sentence(error)}; {NEEDS}") from error
         time.sleep(pause_s)
+
+
+def _sentence(error: Exception) -> str:
+    """Return an error on one line; an endpoint that raised itself answers with a page for browsers."""
+    said, page, _ = str(error).partition("<!doctype")
+    return " ".join(said.split()) + (" Its log.txt tells why" if page else "")

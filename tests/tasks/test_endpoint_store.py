@@ -109,6 +109,8 @@ class _Restarting(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path.startswith("/endpoint"):
             self._answer(200, json.dumps({"uuid": self.server.uuid}))
+        elif "page" in self.path:
+            self._answer(500, "<!doctype html>\n<title>500</title>\n")
         elif NOBODY in self.path:
             self._answer(500, "Request to peer failed: no such peer")
         elif type(self).broken:
@@ -149,6 +151,11 @@ def test_a_connection_that_broke_is_made_again(restarting: StoreSpec) -> None:
     _Restarting.broken = 3
     with pytest.raises(Unreachable, match=f"does not answer: .*; {NEEDS}"):
         keys(restarting, [mine])
+
+
+def test_an_endpoint_that_raised_is_told_on_one_line(restarting: StoreSpec) -> None:
+    with pytest.raises(Unreachable, match=f"returned HTTP error code 500. Its log.txt tells why; {NEEDS}$"):
+        fetch(Ref(restarting, ("page", dict(restarting.options)["endpoints"])))
 
 
 def test_a_peer_that_cannot_be_asked_keeps_nobody_from_the_others(
