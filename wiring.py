@@ -24,7 +24,7 @@ from campaign.rundir import RunDirectory, make_private_dir, refuse_unquotable
 from campaign.settings import Settings
 from campaign.stores import Stores
 from campaign.sweep import refuse_differing
-from sites import globus_store, local, redis_server, staging
+from sites import endpoint_store, globus_store, local, redis_server, staging
 from sites.globus import globus
 from sites.pool import shares
 from sites.site import REACHES_ALL, Resources, Site, SshAccess
@@ -302,6 +302,7 @@ def _stores(member: Member, campaign_id: str, redis: RedisServer | None) -> Stor
         settings.ps_globus_config,
         min((bound for bound in bounds if bound is not None), default=None),
         member.older,
+        settings.ps_endpoints,
     )
 
 
@@ -342,6 +343,8 @@ def _store_kinds(settings: Settings, pool: Sequence[PoolSite], learning: Site) -
             )
     if settings.ps_globus_config is not None:
         globus_store.check(settings.ps_globus_config)
+    if settings.ps_endpoints is not None:
+        endpoint_store.check(settings.ps_endpoints)
     return kinds
 
 

@@ -165,6 +165,7 @@ def probe_executors(plan: Plan, signals: Signals) -> dict[str, ProbeReport]:
     """
     with served(plan.crew, plan.work) as service:
         left = [ship({"probe": np.zeros(1)}, store) for store in plan.stores.specs]
+        plan.stores.know(left)
         asked, timeout_s = _questions([plan], [left], probing.BULK_BYTES), plan.settings.start_timeout
         trouble = _trouble(service, signals)
         reports = probing.ask(service.queues, asked, timeout_s, trouble)
@@ -469,6 +470,7 @@ def _leave(campaign: _Running) -> None:
     plan, ledger, state = campaign.plan, campaign.ledger, campaign.state
     parked = plan.stores.parked
     held = sum(ref.store != parked for ref in state.holds.refs())
+    plan.stores.know(state.holds.refs())
     found = plan.stores.count()
     # On a full disk there is room again for what comes then.
     _sweep(plan.stores, ledger)

@@ -210,6 +210,8 @@ def _stores(settings: Settings) -> Iterator[str]:
     of_topics = [f"{flag(f'{topic}_ps_backend')} {backend}" for topic, backend in backends.items() if backend]
     paths = {"ps_file_dir": settings.ps_file_dir, "ps_globus_config": settings.ps_globus_config}
     of_stores = [f"{flag(name)} {shown(path)}" for name, path in paths.items() if path is not None]
+    if settings.ps_endpoints is not None:
+        of_stores.append(f"--ps-endpoints {','.join(settings.ps_endpoints)}")
     if settings.no_proxystore:
         for unused in of_topics + of_stores:
             yield f"{unused} has no meaning with --no-proxystore: drop one of them"
@@ -220,6 +222,17 @@ def _stores(settings: Settings) -> Iterator[str]:
         yield (
             f"--ps-globus-config {shown(settings.ps_globus_config)} is used by no topic: "
             "add --simulate-ps-backend globus (or infer, train) or drop it"
+        )
+    if "endpoint" in backends.values() and settings.ps_endpoints is None:
+        by_endpoint = next(text for text in of_topics if text.endswith("endpoint"))
+        yield (
+            f"{by_endpoint} has no endpoints: add --ps-endpoints UUID,UUID as `proxystore-endpoint list` tells them "
+            "at each site (between sites they need UDP, and a relay server that all reach)"
+        )
+    if settings.ps_endpoints is not None and "endpoint" not in backends.values():
+        yield (
+            f"--ps-endpoints {','.join(settings.ps_endpoints)} is used by no topic: "
+            "add --simulate-ps-backend endpoint (or infer, train) or drop it"
         )
     # A backend that was left open may become `file` when the sites are known.
     if settings.ps_file_dir is not None and not {"file", None} & set(backends.values()):
@@ -299,7 +312,7 @@ def _endpoints(settings: Settings) -> Iterator[str]:
             flags = ", ".join(f"--{topic}-ps-backend" for topic in left_open)
             yield (
                 f"what an endpoint reaches only you know: add {flags} (file where it shares --ps-file-dir, redis "
-                "with a --redishost that it reaches, globus, or none for small molecules)"
+                "with a --redishost that it reaches, globus, endpoint, or none for small molecules)"
             )
 
 

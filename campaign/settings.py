@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
+from uuid import UUID
 
 from pydantic import (
     ConfigDict,
@@ -29,7 +30,7 @@ from tasks.coordinate import coordinate_kind, rmsd_file
 from tasks.errors import BadInput
 from tasks.messages import Dynamics, Novelty, Precision, Solvent, Topic
 
-Backend = Literal["file", "redis", "globus", "none"]
+Backend = Literal["file", "redis", "globus", "endpoint", "none"]
 Platform = Literal["auto", "Reference", "CPU", "CUDA", "OpenCL", "HIP"]
 
 GROUPS = ("problem", "learning", "weighted ensemble", "compute", "network", "ProxyStore", "limits", "hooks")
@@ -378,6 +379,14 @@ class Settings(EnsembleSettings):
     ps_globus_config: Path | None = setting(
         "ProxyStore", None, "Globus endpoints of the backend globus, as globus_config.json", metavar="FILE"
     )
+    ps_endpoints: tuple[str, ...] | None = setting(
+        "ProxyStore",
+        None,
+        "ProxyStore's endpoints of the backend endpoint, one running at each site (pip install "
+        "'proxystore[endpoints]'); between sites they need UDP, and a relay server that all reach by websockets",
+        metavar="UUID[,UUID]",
+        min_length=1,
+    )
     no_proxystore: bool = setting("ProxyStore", False, "send everything through the queues")
 
     max_segments: int | None = setting("limits", None, "stop after this many segments", "segments", ge=1)
@@ -505,6 +514,12 @@ class Settings(EnsembleSettings):
         policy(value)
         return value
 
+    @field_validator("ps_endpoints")
+    @classmethod
+    def _are_uuids(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        """Refuse what names no endpoint, and write the others as ProxyStore does."""
+        return None if value is None else tuple(map(_endpoint, value))
+
     @field_validator("before_segment", "after_segment", "after_campaign")
     @classmethod
     def _can_be_run(cls, value: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
@@ -527,7 +542,7 @@ class Settings(EnsembleSettings):
         """Take a list, as files hold it."""
         return tuple(value) if isinstance(value, list) else value
 
-    @field_validator("forcefield", mode="before")
+    @field_validator("forcefield", "ps_endpoints", mode="before")
     @classmethod
     def _words(cls, value: object) -> object:
         """Take a list for the words of a setting; an empty word is no text."""
@@ -621,6 +636,20 @@ def _absolute(value: object) -> object:
     if isinstance(value, str | Path) and str(value) and "\0" not in str(value):
         return Path(os.path.expanduser(value)).absolute()
     return value
+
+
+def _endpoint(text: str) -> str:
+    try:
+        found = UUID(text)
+    except ValueError:
+        found = None
+    # ProxyStore makes version 4, and takes others for one of it.
+    if found is None or found.version != 4:
+        raise BadInput(
+            f"--ps-endpoints {shown(text)} is no UUID of an endpoint: give those that `proxystore-endpoint list` "
+            "tells at each site, with commas between them"
+        )
+    return str(found)
 
 
 def _settled(given: Mapping[str, object]) -> dict[str, object]:

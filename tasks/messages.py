@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Topic = Literal["equilibrate", "simulate", "infer", "coordinate", "train", "move", "gather", "hook"]
-StoreKind = Literal["file", "redis", "globus", "inline"]
+StoreKind = Literal["file", "redis", "globus", "endpoint", "inline"]
 Embedding = Literal["aae", "pca", "none"]
 Candidates = Literal["novel", "nearest", "uniform", "none"]
 Novelty = Literal["sparsity", "lof", "least-counts"]
