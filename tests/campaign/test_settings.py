@@ -441,3 +441,13 @@ def test_config_gives_equal_settings_again(values):
     written = json.loads(json.dumps(settings.as_config()))
     assert written.keys() == Settings.model_fields.keys()
     assert Settings(**written) == settings
+
+
+def test_a_double_well_has_a_step_and_a_friction_of_its_own():
+    well = Settings(system="double-well")
+    assert (well.timestep_fs, well.friction) == (10.0, 50.0)
+    assert (Settings(**well.as_config()).friction, Settings(system="double-well", friction=5.0).friction) == (
+        50.0,
+        5.0,
+    )
+    assert (Settings().timestep_fs, Settings().friction) == (4.0, 1.0)
