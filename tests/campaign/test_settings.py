@@ -272,7 +272,7 @@ def test_contradictions_are_refused(values, named):
         ("redisport", 65536, "at most 65535"),
         ("grace_s", -1.0, "of at least 0 and at most 10000000 (s)"),
         ("lockstep", "yes", "true or false"),
-        ("system", "lysozyme", "alanine-dipeptide or chignolin"),
+        ("system", "lysozyme", "alanine-dipeptide, chignolin or double-well"),
         ("policy", "greedy", "novelty, random, plain, least-counts, lof, rmsd:FILE or MODULE:POLICY"),
         ("policy", "rmsd:", "novelty, random, plain, least-counts, lof, rmsd:FILE or MODULE:POLICY"),
         ("policy", 5, "novelty, random, plain, least-counts, lof, rmsd:FILE or MODULE:POLICY"),
