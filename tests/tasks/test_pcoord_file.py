@@ -177,7 +177,6 @@ KINDS = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_bad_input_is_a_sentence_and_leaves_nothing(
     files: Files, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture
 ) -> None:
