@@ -8,7 +8,7 @@ from collections import Counter
 
 POINTS = (
     "before-commit", "after-commit", "after-send", "before-evict", "before-publish", "after-trace", "before-gather",
-    "after-gather", "before-park", "after-park", "before-summary",
+    "after-gather", "before-park", "after-park", "before-summary", "west-append", "west-rebuild",
 )  # fmt: skip
 
 _passages: Counter[str] = Counter()

@@ -9,15 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Topic = Literal["equilibrate", "simulate", "infer", "train", "move", "gather", "hook"]
-StoreKind = Literal["file", "redis", "globus", "inline"]
+Topic = Literal["equilibrate", "simulate", "infer", "coordinate", "train", "move", "gather", "hook"]
+StoreKind = Literal["file", "redis", "globus", "endpoint", "inline"]
 Embedding = Literal["aae", "pca", "none"]
 Candidates = Literal["novel", "nearest", "uniform", "none"]
 Novelty = Literal["sparsity", "lof", "least-counts"]
 Precision = Literal["single", "mixed", "double"]
 Solvent = Literal["implicit", "explicit", "vacuum"]
 Role = Literal["md", "ml", "host"]
-Cargo = tuple[Literal["frames", "offer"], int]
+Cargo = tuple[Literal["frames", "offer", "basis"], int]
 CoordinateKind = Literal["aae", "phi-psi", "rmsd", "position", "function"]
 Moment = Literal["before-segment", "after-segment", "after-campaign", "continue-until"]
 
@@ -233,6 +233,8 @@ class SegmentSpec:
         Where it waits to be gathered; None if it goes there at once.
     coordinate
         Progress coordinate to compute, or to leave the learning site what it needs for; None for neither.
+    replica
+        Of weighted ensembles side by side, the one that it belongs to.
     """
 
     segment_id: int
@@ -252,6 +254,7 @@ class SegmentSpec:
     trajectory_format: Literal["dcd", "xtc"] = "dcd"
     scratch: Scratch | None = None
     coordinate: Coordinate | None = None
+    replica: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -456,7 +459,9 @@ class CoordinateSpec:
     batches
         ``(segment_id, arrays)``: frames of a segment, the start first where they hold it, or its end state.
     basis, basis_rows
-        ``positions`` (n_states, n_atoms, 3) and any ``box`` of basis states, and which of them.
+        ``positions`` (n_rows, n_atoms, 3) and any ``box`` of basis states, and which of them.
+    basis_numbers
+        Which basis states these rows are.
     model
         None where the coordinate needs none.
     """
@@ -472,6 +477,7 @@ class CoordinateSpec:
     store: StoreSpec
     basis: Ref | None = None
     basis_rows: tuple[int, ...] = ()
+    basis_numbers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

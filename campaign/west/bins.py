@@ -1,0 +1,73 @@
+"""Bins of a west.h5, for WESTPA's tools, which import this module where west.cfg names it.
+
+Imports WESTPA, so that nothing else should import it before it is needed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from westpa.core.binning import MABBinMapper, RectilinearBinMapper, RecursiveBinMapper
+from westpa.core.binning.assign import BinMapper
+from westpa.tools.binning import mapper_from_hdf5
+
+# Bins per dimension of the grid that stands for bins that move.
+_FINE = 20
+
+
+class StoredBins(BinMapper):
+    """The bins that a west.h5 was resampled by last, as `stored_bins`; a class, as west.cfg can name no function."""
+
+    def __new__(cls, west_data_file: str) -> Any:
+        """Return a mapper of the kind that is stored, which is no instance of this class."""
+        return stored_bins(west_data_file)
+
+
+def stored_bins(west_data_file: str) -> Any:
+    """Return the bin mapper of the last iteration, with a fixed grid in place of bins that move (MAB).
+
+    An analysis needs bins that are the same in every iteration. The grid is laid over all that the last iteration's
+    walkers visited.
+    """
+    with h5py.File(west_data_file, "r") as file:
+        current = int(file.attrs["west_current_iteration"])
+        digest = file[f"iterations/iter_{current:08d}"].attrs["binhash"]
+        mapper = mapper_from_hdf5(file["bin_topologies"], digest)[0]
+        pcoord = file[f"iterations/iter_{max(1, current - 1):08d}/pcoord"][...]
+    return _fixed(mapper, pcoord.reshape(-1, pcoord.shape[-1]))
+
+
+def as_yaml(west: Path, west_data_file: str) -> dict[str, Any]:
+    """Return how west.cfg tells the bins: a grid by its boundaries, which need no Wayfinder, others by their file."""
+    mapper = stored_bins(str(west))
+    if isinstance(mapper, RectilinearBinMapper):
+        boundaries = [[_edge(x) for x in axis] for axis in mapper.boundaries]
+        return {"type": "RectilinearBinMapper", "boundaries": boundaries}
+    return {"type": f"{StoredBins.__module__}.StoredBins", "west_data_file": west_data_file}
+
+
+def _edge(x: np.floating[Any]) -> float | str:
+    return float(x) if np.isfinite(x) else str(x)
+
+
+def _fixed(mapper: Any, points: np.ndarray) -> Any:
+    if isinstance(mapper, MABBinMapper):
+        return RectilinearBinMapper([_grid(axis) for axis in points.T])
+    if not isinstance(mapper, RecursiveBinMapper):
+        return mapper
+    fixed = RecursiveBinMapper(_fixed(mapper.base_mapper, points))
+    for number, child in mapper._recursion_targets.items():
+        fixed._recursion_map[number] = True
+        fixed._recursion_targets[number] = inner = _fixed(child, points)
+        fixed.nbins += inner.nbins - 1
+    fixed.start_index = mapper.start_index  # numbers all bins anew
+    return fixed
+
+
+def _grid(values: np.ndarray) -> list[float]:
+    low, high = np.percentile(values, [0, 100])
+    inner = np.linspace(low, high, _FINE - 1) if high > low else [low]
+    return [-np.inf, *np.unique(np.asarray(inner, np.float32)).tolist(), np.inf]
