@@ -414,8 +414,8 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         self._wait(Arrived(spec, self._origins.pop(spec.segment_id), bundle, result))
 
     def given_up_state(self, verdict: Verdict) -> State:
-        """Return that its start is to blame where it failed in the same way each time."""
-        return "quarantined" if verdict == "systematic" else "fizzled"
+        """Return whether its start is to blame, as walkers see it."""
+        return "quarantined" if verdict == "systematic" and self.walkers.blames_starts else "fizzled"
 
     def given_up(self, spec: SegmentSpec, failure: Failure, verdict: Verdict) -> None:
         """Keep the loss until `apply_next` takes it; what a later process tries again is not lost."""

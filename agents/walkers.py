@@ -70,6 +70,9 @@ class Due:
 class Walkers(ABC):
     """Decides where segments begin. Every method is called with the state's lock held and a transaction open."""
 
+    # Whether no segment begins any more where several failed in the same way.
+    blames_starts = False
+
     def __init__(self, state: CampaignState, basis: Basis) -> None:
         self.state = state
         self.basis = basis
@@ -166,6 +169,8 @@ class FreeWalkers(Walkers):
     turn
         Counts how often one began to wait.
     """
+
+    blames_starts = True
 
     def __init__(self, state: CampaignState, basis: Basis) -> None:
         super().__init__(state, basis)

@@ -12,7 +12,6 @@ from policies.bins import Bins, Voronoi, outside, parse_bins
 from policies.mappers import build, choose_centres
 from policies.target import Target, parse_target
 from policies.weighted_ensemble import Rule
-from tasks.basis import read_basis_states
 from tasks.coordinate import parse_coordinate, require_small
 from tasks.messages import Coordinate
 from tasks.prepared import PreparedSystem
@@ -68,7 +67,7 @@ def method_of(settings: Settings, prepared: PreparedSystem) -> Method:
     default = "mab:" + ",".join([str(_ADAPTIVE)] * coordinate.n_dimensions)
     bins = parse_bins(settings.bins or default, coordinate.names)
     target = None if settings.target is None else parse_target(settings.target, coordinate.names)
-    names, probabilities = _basis(settings, prepared)
+    names, probabilities = _basis(prepared)
     method = Method(
         coordinate,
         names,
@@ -83,10 +82,9 @@ def method_of(settings: Settings, prepared: PreparedSystem) -> Method:
     return method
 
 
-def _basis(settings: Settings, prepared: PreparedSystem) -> tuple[tuple[str, ...], np.ndarray]:
-    if settings.basis_states is not None:
-        paths, probabilities = read_basis_states(settings.basis_states)
-        return tuple(path.stem for path in paths), probabilities
+def _basis(prepared: PreparedSystem) -> tuple[tuple[str, ...], np.ndarray]:
+    if prepared.basis_names:
+        return prepared.basis_names, prepared.basis_probabilities
     n = prepared.n_starts
     names = (prepared.name,) if n == 1 else tuple(f"{prepared.name}-{number}" for number in range(n))
     return names, np.full(n, 1 / n)

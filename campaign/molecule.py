@@ -8,7 +8,6 @@ from pathlib import Path
 from campaign.settings import Settings
 from policies import target_file
 from tasks import models, systems
-from tasks.basis import read_basis_states
 from tasks.coordinate import rmsd_file
 from tasks.errors import BadInput
 
@@ -30,9 +29,6 @@ def system_spec(settings: Settings) -> systems.SystemSpec:
         )
     target = target_file(settings.policy)
     of_pcoord = None if settings.pcoord is None else rmsd_file(settings.pcoord)
-    starts = settings.start or ()
-    if settings.basis_states is not None:
-        starts = tuple(read_basis_states(settings.basis_states)[0])
     return replace(
         molecule,
         solvent=settings.solvent,
@@ -42,7 +38,8 @@ def system_spec(settings: Settings) -> systems.SystemSpec:
         force_field=settings.forcefield or (),
         features=settings.features,
         store=settings.store,
-        starts=tuple(map(str, starts)),
+        starts=tuple(map(str, settings.start or ())),
+        basis_states=None if settings.basis_states is None else str(settings.basis_states),
         target=None if (target or of_pcoord) is None else str(target or of_pcoord),
         target_flag="--pcoord" if target is None else "--policy",
         minimise=settings.minimise,
