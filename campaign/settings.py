@@ -591,7 +591,8 @@ class Settings(EnsembleSettings):
     @property
     def ends(self) -> tuple[str | int | float | None, ...]:
         """What ends the campaign: another of these, and it goes on."""
-        return self.continue_until, self.target_segments, self.max_minutes, self.max_iterations
+        of_iterations = () if self.max_iterations is None else (self.max_iterations,)
+        return (self.continue_until, self.target_segments, self.max_minutes, *of_iterations)
 
     def dynamics(self, platform: str) -> Dynamics:
         """Return how segments are integrated, in whole steps.

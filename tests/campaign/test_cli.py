@@ -206,7 +206,7 @@ def test_help_shows_each_flag_under_its_title_with_default_and_unit(help_text):
         "to build, in one-letter codes (default: none)",
         "on the ends of --sequence (default: off)",
         "{aae,pca}",
-        "--policy {novelty,random,plain,least-counts,lof,rmsd:FILE,MODULE:POLICY}",
+        "--policy {novelty,random,plain,least-counts,lof,weighted-ensemble,rmsd:FILE,MODULE:POLICY}",
         "--lockstep, --no-lockstep",
         "--no-retrain, --retrain",
         "--control, --no-control",
@@ -247,7 +247,7 @@ def test_help_of_each_verb_shows_what_only_it_takes(help_text):
         (["--temperature", "--cap"], ["--temperature has no value", "--cap", "(K)"]),
         (
             ["--policy", "greedy"],
-            ["--policy greedy", "novelty, random, plain, least-counts, lof, rmsd:FILE or MODULE:POLICY"],
+            ["--policy greedy", "novelty, random, plain, least-counts, lof, weighted-ensemble, rmsd:FILE or MODULE:POLICY"],
         ),
         (["--system", "lysozyme"], ["--system lysozyme", "alanine-dipeptide, chignolin or double-well"]),
         (["--lockstep=yes"], ["--lockstep", "yes", "alone"]),
