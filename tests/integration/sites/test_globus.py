@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import pytest
 
 from tests.integration.conftest import Campaign
 from tests.integration.sites.conftest import listens, need
-from tests.integration.sites.globuslab import SERVICE_PORT, GlobusCompute, globus_compute
+from tests.integration.sites.globuslab import PACKAGES, PROGRAMS, SERVICE_PORT, GlobusCompute, own_globus_compute
 
 Start = Callable[..., Campaign]
 
@@ -20,15 +18,11 @@ NOBODYS = "00000000-0000-4000-8000-000000000000"
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[GlobusCompute]:
-    need("rabbitmq-server", "unshare", package="rabbitmq-server util-linux", requires="globus")
+    need(*PROGRAMS, package=PACKAGES, requires="globus")
     if listens(SERVICE_PORT):
         pytest.skip(f"port {SERVICE_PORT}, where the SDK looks for a local service, is taken")
-    folder = Path(tempfile.mkdtemp(prefix="wayfinder-globus-"))
-    try:
-        with globus_compute(folder) as made:
-            yield made
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with own_globus_compute() as made:
+        yield made
 
 
 def flags(endpoint: str, tmp_path: Path) -> tuple[str, ...]:

@@ -16,6 +16,8 @@ import pytest
 
 from tests.integration.conftest import Campaign
 from tests.integration.sites.conftest import (
+    HOST_PACKAGES,
+    HOST_PROGRAMS,
     FarHost,
     assert_learnt,
     edited_checkout,
@@ -38,7 +40,7 @@ sys.stdin.read()
 
 @pytest.fixture(scope="module")
 def near(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    need("sshd", "ssh", "ip", "nft", "unshare", package="openssh-server openssh-client iproute2 nftables util-linux")
+    need(*HOST_PROGRAMS, package=HOST_PACKAGES)
     tried = subprocess.run(["unshare", "--net", "--mount", "--pid", "--fork", "true"], capture_output=True, text=True)
     if tried.returncode != 0:
         pytest.skip(f"this machine lets nobody make namespaces here: {tried.stderr.strip()}")
