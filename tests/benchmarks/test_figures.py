@@ -1,5 +1,6 @@
 """What benchmarks compute from what they saw."""
 
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ from benchmarks.efficiency import CASES, rate
 from benchmarks.latency import Sample, cost_between
 from benchmarks.learning import growth
 from benchmarks.sampling import ARMS, Journal, Run, code_digest, figures_of
+from benchmarks.sites import repeated, sites_of
+from tasks.errors import BadInput
 
 
 def test_rate_of_one_worker_leaves_the_first_segment_out() -> None:
@@ -87,3 +90,34 @@ def test_sampling_without_a_file_keeps_nothing(tmp_path: Path) -> None:
 
 def test_code_digest_repeats() -> None:
     assert code_digest() == code_digest()
+
+
+def ways(*, host: str | None = None, endpoint: str | None = None, named: tuple[str, ...] = ()) -> Namespace:
+    return Namespace(ssh_host=host, ml_endpoint=endpoint, site=list(named))
+
+
+def test_sites_that_are_named_are_measured_in_that_order() -> None:
+    named = sites_of(ways(host="gpubox", endpoint="00000000-0000-4000-8000-000000000000", named=("example-slurm",)))
+    assert list(named) == ["ssh", "globus", "example-slurm"]
+    assert all(site.learn is not None for site in named.values())
+
+
+@pytest.mark.parametrize(
+    ("named", "sentence"),
+    [
+        ((), "no way is named: add --ssh-host HOST"),
+        (("local",), "--site local is measured already"),
+        (("local-b", "local-b"), "--site local-b is measured already"),
+        (("nowhere",), "site nowhere is not known"),
+    ],
+)
+def test_sites_that_cannot_be_measured_are_refused(named: tuple[str, ...], sentence: str) -> None:
+    with pytest.raises(BadInput, match=sentence):
+        sites_of(ways(named=named))
+
+
+def test_slow_turns_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(np.arange(0.0, 100.0, 3.0))
+    monkeypatch.setattr("benchmarks.sites.time.monotonic", lambda: next(clock))
+    assert len(repeated(lambda: 1, 50)) == 4
+    assert len(repeated(lambda: 1, 2)) == 2
