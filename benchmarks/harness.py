@@ -31,8 +31,12 @@ from rich.table import Column, Table
 from benchmarks.load import MARK, Load
 from campaign.processes import RUN_VARIABLE, new_run_id
 from campaign.rundir import host_info
+from tasks.errors import BadInput
 
 ROOT = Path(__file__).parents[1]
+
+# Exit code where nothing could be measured for what the command line said, as of run.py.
+BAD_INPUT = 2
 
 # A repeat does not count if others took more of the CPU than this.
 MOST_OF_OTHERS = 0.10
@@ -188,7 +192,11 @@ def run(name: str, description: str | None, measure: Measure, add_options: AddOp
         if len(folder) > _LONGEST_FOLDER:
             raise SystemExit(f"{folder} is too long a path for sockets in it: set TMPDIR to a shorter one")
         session = Session(options, Path(folder), os.environ[MARK])
-        figures = measure(session)
+        try:
+            figures = measure(session)
+        except BadInput as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            return BAD_INPUT
     return conclude(name, session, figures)
 
 

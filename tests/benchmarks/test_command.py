@@ -21,11 +21,10 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def test_transport_in_small(folder: Path) -> None:
+def run_benchmark(name: str, folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "WAYFINDER_RUN"}
-    flags = ["--quick", "--keep-busy", "--sizes", "10000", "100000", "--json", str(folder / "out.json")]
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.transport", *flags],
+    return subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{name}", *flags, "--json", str(folder / "out.json")],
         cwd=ROOT,
         env={**environment, "TMPDIR": str(folder)},
         stdin=subprocess.DEVNULL,
@@ -33,6 +32,10 @@ def test_transport_in_small(folder: Path) -> None:
         text=True,
         timeout=100,
     )
+
+
+def test_transport_in_small(folder: Path) -> None:
+    done = run_benchmark("transport", folder, "--quick", "--keep-busy", "--sizes", "10000", "100000")
     assert done.returncode == 0, done.stderr
     assert "file 100 kB" in done.stdout
     content = json.loads((folder / "out.json").read_text())
@@ -42,6 +45,39 @@ def test_transport_in_small(folder: Path) -> None:
         assert 0 < figures[f"{way} 10 kB"]["low"] <= figures[f"{way} 10 kB"]["high"] < 1000, way
     # A task through queues and a worker cannot be faster than two calls in one process.
     assert figures["file/bare 10 kB"]["value"] > 1
+    assert_nothing_left(folder)
+
+
+@pytest.mark.slow
+def test_sites_in_small(folder: Path) -> None:
+    flags = ("--quick", "--keep-busy", "--repeats", "2", "--sizes", "10000")
+    # One that reaches a Redis, and one that has its data in files.
+    done = run_benchmark("sites", folder, *flags, "--site", "local-b", "--site", "local-no-redis")
+    assert done.returncode == 0, done.stderr
+    content = json.loads((folder / "out.json").read_text())
+    figures = content["figures"]
+    assert content["repeats"] == 6
+    ways = {"local", "local-b", "local-no-redis"}
+    assert {name.removesuffix(" empty") for name in figures if name.endswith(" empty")} == ways | {
+        "local-b/local", "local-no-redis/local",
+    }  # fmt: skip
+    for way in ways:
+        assert 0 < figures[f"{way} notification"]["value"] < figures[f"{way} empty"]["value"], way
+    assert {name for name in figures if "10 kB" in name} == {
+        "local 10 kB", "local-b 10 kB", "local-b/local 10 kB",
+        "local 10 kB by file", "local-no-redis 10 kB by file", "local-no-redis/local 10 kB by file",
+    }  # fmt: skip
+    assert_nothing_left(folder)
+
+
+def test_sites_without_a_way_is_told_in_a_sentence(folder: Path) -> None:
+    done = run_benchmark("sites", folder)
+    assert done.returncode == 2
+    assert done.stderr == "sites: no way is named: add --ssh-host HOST, --ml-endpoint UUID or --site NAME\n"
+    assert list(folder.iterdir()) == []
+
+
+def assert_nothing_left(folder: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["out.json"], "a folder is left"
     assert not [process for process in psutil.process_iter() if carries(process, str(folder))], "a process is left"
 

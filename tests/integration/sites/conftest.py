@@ -31,12 +31,17 @@ def program(name: str) -> str | None:
     return shutil.which(name) or shutil.which(name, path=_SBIN)
 
 
+def lacking(programs: Sequence[str], package: str) -> str | None:
+    """Return which programs are missing and what installs them; None where all are there."""
+    missing = [name for name in programs if program(name) is None]
+    return f"needs {', '.join(missing)}: apt-get install {package}" if missing else None
+
+
 def need(*names: str, package: str, requires: str = "ssh") -> None:
     """Skip a test where programs are missing; fail it where somebody insists on them (`.ci/run` installs them)."""
-    missing = [name for name in names if program(name) is None]
-    if not missing:
+    reason = lacking(names, package)
+    if reason is None:
         return
-    reason = f"needs {', '.join(missing)}: apt-get install {package}"
     if requires in os.environ.get("WAYFINDER_REQUIRE", "").split(","):
         pytest.fail(reason)
     pytest.skip(reason)
@@ -137,9 +142,13 @@ class Host:
     @property
     def flags(self) -> tuple[str, ...]:
         """What reaches it, as a learning site."""
-        init = f"export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={self.far}/installed"
         where = ("--ssh-host", "gpubox", "--ssh-config", str(self.config), "--ssh-dir", str(self.far / "work"))
-        return ("--ml-site", "ssh", *where, "--ssh-init", init)
+        return ("--ml-site", "ssh", *where, "--ssh-init", self.init)
+
+    @property
+    def init(self) -> str:
+        """The line that brings Python and `tasks` there."""
+        return f"export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={self.far}/installed"
 
 
 def lay_out(lab: Path, address: str, port: int, far: Path | None = None) -> Host:
@@ -168,6 +177,11 @@ def lay_out(lab: Path, address: str, port: int, far: Path | None = None) -> Host
     return Host(lab / "ssh_config", lab / "known_hosts", lab / "id", far, folder)
 
 
+# What two hosts are made with, and the packages that have it.
+HOST_PROGRAMS = ("sshd", "ssh", "ip", "nft", "unshare")
+HOST_PACKAGES = "openssh-server openssh-client iproute2 nftables util-linux"
+
+
 @dataclass(frozen=True)
 class FarHost:
     """A host at the end of a cable; from it nothing leads back to the near one.
@@ -189,7 +203,11 @@ class FarHost:
 
     def cable(self, state: str) -> None:
         """Pull it (``down``), or plug it in again (``up``)."""
-        _run("ip", "-n", self.near_namespace, "link", "set", self.link, state)
+        _run(*self.cable_command(state))
+
+    def cable_command(self, state: str) -> tuple[str, ...]:
+        """Return what does that, from either namespace."""
+        return ("ip", "-n", self.near_namespace, "link", "set", self.link, state)
 
 
 # The far host may answer ssh, and open no connection of its own.
@@ -333,7 +351,7 @@ def _run(*words: str, given: str | None = None) -> None:
 
 def edited_checkout(folder: Path, sites: str) -> Path:
     """Return a checkout to whose config.py sites were added, as users do; ``{checkout}`` stands for its path."""
-    for name in ("agents", "campaign", "policies", "sites", "tasks"):
+    for name in ("agents", "benchmarks", "campaign", "policies", "sites", "tasks"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("run.py", "wiring.py"):
         shutil.copy(ROOT / name, folder)
@@ -344,7 +362,7 @@ def edited_checkout(folder: Path, sites: str) -> Path:
 
 @pytest.fixture(scope="module")
 def near(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    need("sshd", "ssh", "ip", "nft", "unshare", package="openssh-server openssh-client iproute2 nftables util-linux")
+    need(*HOST_PROGRAMS, package=HOST_PACKAGES)
     tried = subprocess.run(["unshare", "--net", "--mount", "--pid", "--fork", "true"], capture_output=True, text=True)
     if tried.returncode != 0:
         pytest.skip(f"this machine lets nobody make namespaces here: {tried.stderr.strip()}")

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from tests.integration.sites.conftest import free_ports, until
 
 # Where the SDK looks for a service that is "local".
 SERVICE_PORT = 5000
+
+PROGRAMS = ("rabbitmq-server", "unshare")
+PACKAGES = "rabbitmq-server util-linux"
 
 _RABBIT = Path("/usr/lib/rabbitmq/bin")
 
@@ -102,6 +106,17 @@ class GlobusCompute:
         """Cut all connections of the broker."""
         words = self.world.at_service(_RABBIT / "rabbitmqctl", "close_all_connections", "a test")
         subprocess.run(words, env=self.broker, stdout=subprocess.DEVNULL, timeout=60, check=True)
+
+
+@contextmanager
+def own_globus_compute() -> Iterator[GlobusCompute]:
+    """Start it all in a folder of its own; end it all."""
+    folder = Path(tempfile.mkdtemp(prefix="wayfinder-globus-"))
+    try:
+        with globus_compute(folder) as made:
+            yield made
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

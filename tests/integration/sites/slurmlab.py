@@ -8,6 +8,8 @@ import secrets
 import shutil
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +21,20 @@ import psutil
 from tests.integration.sites.conftest import free_ports, program, until
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "sinfo")
+PACKAGES = "slurm-wlm munge"
+
+# A user's own site, as config.py takes it.
+OWN_SITE = f"""
+from parsl.launchers import SimpleLauncher
+
+SITES["lab"] = lambda: slurm(
+    "lab",
+    Nodes(
+        walltime="00:10:00", queue="debug", max_blocks=2, launcher=SimpleLauncher(), address="127.0.0.1", poll_s=1,
+        init="export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={{checkout}}",
+    ),
+)
+"""
 
 _CONFIGURATION = """\
 ClusterName={name}
@@ -76,6 +92,19 @@ class Slurm:
     def jobs(self) -> dict[str, str]:
         """State of each job in the queue (``PD``, ``R``, ``CG``), by its number."""
         return dict(line.split() for line in self.ask("squeue", "-h", "-o", "%i %t").splitlines())
+
+
+@contextmanager
+def own_slurm() -> Iterator[Slurm]:
+    """Start one in a folder of its own, and end it."""
+    # A short path, for sockets; and munge wants to be reached by everybody.
+    folder = Path(tempfile.mkdtemp(prefix="wf-"))
+    folder.chmod(0o755)
+    try:
+        with slurm(folder / "lab") as lab:
+            yield lab
+    finally:
+        shutil.rmtree(folder)
 
 
 @contextmanager

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,7 +23,15 @@ from tests.integration.sites.conftest import (
     running,
     until,
 )
-from tests.integration.sites.globuslab import SERVICE_PORT, GlobusCompute, World, globus_compute
+from tests.integration.sites.globuslab import (
+    PACKAGES,
+    PROGRAMS,
+    SERVICE_PORT,
+    GlobusCompute,
+    World,
+    globus_compute,
+    own_globus_compute,
+)
 
 Start = Callable[..., Campaign]
 
@@ -36,15 +42,11 @@ NOBODYS = "00000000-0000-4000-8000-000000000000"
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[GlobusCompute]:
-    need("rabbitmq-server", "unshare", package="rabbitmq-server util-linux", requires="globus")
+    need(*PROGRAMS, package=PACKAGES, requires="globus")
     if listens(SERVICE_PORT):
         pytest.skip(f"port {SERVICE_PORT}, where the SDK looks for a local service, is taken")
-    folder = Path(tempfile.mkdtemp(prefix="wayfinder-globus-"))
-    try:
-        with globus_compute(folder) as made:
-            yield made
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with own_globus_compute() as made:
+        yield made
 
 
 def flags(endpoint: str, tmp_path: Path) -> tuple[str, ...]:

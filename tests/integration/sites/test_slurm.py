@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,35 +20,16 @@ from sites.local import CHECKOUT
 from sites.site import Resources
 from tests.integration.conftest import Campaign
 from tests.integration.sites.conftest import edited_checkout, need
-from tests.integration.sites.slurmlab import PROGRAMS, Slurm, slurm
+from tests.integration.sites.slurmlab import OWN_SITE, PACKAGES, PROGRAMS, Slurm, own_slurm
 
 Start = Callable[..., Campaign]
-
-# A user's own site, as config.py takes it.
-OWN_SITE = f"""
-from parsl.launchers import SimpleLauncher
-
-SITES["lab"] = lambda: slurm(
-    "lab",
-    Nodes(
-        walltime="00:10:00", queue="debug", max_blocks=2, launcher=SimpleLauncher(), address="127.0.0.1", poll_s=1,
-        init="export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={{checkout}}",
-    ),
-)
-"""
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Slurm]:
-    need(*PROGRAMS, package="slurm-wlm munge", requires="slurm")
-    # A short path, for sockets; and munge wants to be reached by everybody.
-    folder = Path(tempfile.mkdtemp(prefix="wf-"))
-    folder.chmod(0o755)
-    try:
-        with slurm(folder / "lab") as lab:
-            yield lab
-    finally:
-        shutil.rmtree(folder)
+    need(*PROGRAMS, package=PACKAGES, requires="slurm")
+    with own_slurm() as lab:
+        yield lab
 
 
 @pytest.fixture
