@@ -59,7 +59,9 @@ def test_the_pickle_opens_without_us_and_maps_the_same(bins, target, tmp_path: P
         "assert (mapper.assign(data['points']) == data['wanted']).all(); import importlib.util as u;"
         "assert u.find_spec('policies') is None, 'ours can be imported'"
     )
-    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=100
+    )
     assert done.returncode == 0, done.stderr
 
 
