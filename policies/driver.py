@@ -30,17 +30,6 @@ class Numbered(Segment):
         return self.number
 
 
-class _Kept(dict[int, Any]):
-    """Initial states in use, from which none is taken.
-
-    WESTPA frees the state of a recycled walker that is merged out, and raises KeyError where the walker had been
-    split and a second copy goes the same way. Every state is made for one iteration here, so none has to be freed.
-    """
-
-    def pop(self, key: int, *default: Any) -> Any:
-        return self[key]
-
-
 class _Defaults(YAMLConfig):
     """WESTPA's defaults; what a user wrote for WESTPA in the home directory is not ours."""
 
@@ -66,7 +55,6 @@ class Driver(WEDriver):
         system.bin_target_counts = counts
         super().__init__(rc=rc, system=system)
         self.rng = rng
-        self.used_initial_states: dict[int, Any] = {}
         self._n_numbered = 0
 
     def begin(self, bins: np.ndarray) -> list[Segment]:
@@ -97,7 +85,6 @@ class Driver(WEDriver):
             walkers.clear()
             walkers.update(self._numbered(each) for each in ordered)
         super()._recycle_walkers()
-        self.used_initial_states = _Kept(self.used_initial_states)
 
     def _split_walker(self, segment: Segment, m: int, bin: Any) -> list[Segment]:
         return [self._numbered(each) for each in super()._split_walker(segment, m, bin)]
