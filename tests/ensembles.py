@@ -88,7 +88,9 @@ def _resample(driver, layout: Layout, iteration: Iteration, pcoord: np.ndarray, 
         )
         for i, weight in enumerate(iteration.weights)
     ]  # fmt: skip
-    driver.new_iteration(target_states=[TargetState(each.name, each.pcoord, i) for i, each in enumerate(layout.targets)])
+    driver.new_iteration(
+        target_states=[TargetState(each.name, each.pcoord, i) for i, each in enumerate(layout.targets)]
+    )
     driver.assign(segments)
     made = tuple(InitialState(n_states + i, 0) for i in range(driver.n_istates_needed))
     driver.add_initial_states([TheirState(each.number, 0, 0, pcoord=layout.basis.pcoord[0]) for each in made])

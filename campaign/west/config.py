@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +54,26 @@ class _Told:
     @property
     def scheme(self) -> str:
         return "STEADY" if len(self.targets) else "EQUILIBRIUM"
+
+
+def export_config(run: Path, out: Path | None = None) -> Path:
+    """Write a west.cfg into a run's directory, or another, and return it.
+
+    Raises
+    ------
+    BadInput
+        When the run has no west.h5, or the directory cannot be written to.
+    """
+    if not (run / WEST).is_file():
+        raise BadInput(f"{run} has no {WEST}: only a campaign with --policy weighted-ensemble has one")
+    if out is not None and not out.is_dir():
+        raise BadInput(f"--out {out} is no directory: make it first")
+    try:
+        return write_config(run / WEST, run if out is None else out)
+    except OSError as error:
+        raise BadInput(
+            f"{CONFIG} cannot be written to {out or run} ({error.strerror}): give another --out"
+        ) from error
 
 
 def write_config(west: Path, out: Path) -> Path:
@@ -146,8 +165,8 @@ def _states(mapper: Any, told: _Told) -> list[dict[str, Any]]:
     bins = [set(mapper.assign(np.asarray(each, np.float32)).tolist()) for each in states.values()]
     if shared := bins[0] & bins[1]:
         raise BadInput(
-            f"bin {min(shared)} holds a basis state and the {name}, so WESTPA's tools cannot tell them apart: give the "
-            "campaign finer --bins"
+            f"bin {min(shared)} holds a basis state and the {name}, so WESTPA's tools cannot tell them apart: "
+            "give the campaign finer --bins"
         )
     return [{"label": label, "coords": _per_bin(mapper, points)} for label, points in states.items()]
 
@@ -156,15 +175,3 @@ def _per_bin(mapper: Any, points: np.ndarray) -> list[list[float]]:
     """Return a point for each bin that there are points in."""
     _, rows = np.unique(mapper.assign(np.asarray(points, np.float32)), return_index=True)
     return [[float(x) for x in points[row]] for row in sorted(rows)]
-
-
-def refuse_out(out: Path) -> None:
-    """Refuse a directory in which nothing can be written.
-
-    Raises
-    ------
-    BadInput
-        When it is not there or not ours to write in.
-    """
-    if not out.is_dir() or not os.access(out, os.W_OK):
-        raise BadInput(f"--out {out} is no directory to write in: make it first")

@@ -17,7 +17,7 @@ from policies.iteration import Iteration
 
 
 def make_manager(path: Path, layout: Layout) -> Any:
-    """Return a `WESTDataManager` for a file, closed, that knows nothing of configuration files and the environment."""
+    """Return a `WESTDataManager` for a file, closed; no configuration file and no environment tells it anything."""
     from westpa.core.data_manager import WESTDataManager
     from westpa.core.systems import WESTSystem
     from westpa.core.yamlcfg import YAMLConfig
@@ -86,7 +86,12 @@ def _completed(ended: Ended) -> list[Any]:
 
 
 def _prepare(
-    manager: Any, layout: Layout, iteration: Iteration, starts: np.ndarray, binning: Binning, came_from: dict[int, int]
+    manager: Any,
+    layout: Layout,
+    iteration: Iteration,
+    starts: np.ndarray,
+    binning: Binning,
+    came_from: dict[int, int],
 ) -> None:
     """Write the walkers of an iteration that begins; the tools take the file's current iteration for unfinished."""
     _add_initial_states(manager, layout, iteration, starts)
@@ -102,9 +107,7 @@ def _prepare(
     manager.current_iteration = iteration.number
 
 
-def _prepared(
-    layout: Layout, iteration: Iteration, starts: np.ndarray, came_from: dict[int, int]
-) -> list[Any]:
+def _prepared(layout: Layout, iteration: Iteration, starts: np.ndarray, came_from: dict[int, int]) -> list[Any]:
     from westpa.core.segment import Segment
 
     pcoord = np.zeros((len(starts), layout.pcoord_length, layout.n_dimensions), np.float32)
@@ -125,7 +128,7 @@ def _prepared(
 
 
 def _carried(carried: Sequence[int], came_from: dict[int, int]) -> set[int]:
-    """Return whose weight a walker carries, in WESTPA's way: of recycled weight the walker that reached the target."""
+    """Return whose weight a walker carries as WESTPA tells it: where recycled, of who reached the target."""
     return {came_from.get(-1 - each, each) if each < 0 else each for each in carried}
 
 
