@@ -40,13 +40,13 @@ def stored_bins(west_data_file: str) -> Any:
     return _fixed(mapper, pcoord.reshape(-1, pcoord.shape[-1]))
 
 
-def as_yaml(west: Path, west_data_file: str) -> dict[str, Any]:
+def as_yaml(west: Path) -> dict[str, Any]:
     """Return how west.cfg tells the bins: a grid by its boundaries, which need no Wayfinder, others by their file."""
     mapper = stored_bins(str(west))
     if isinstance(mapper, RectilinearBinMapper):
         boundaries = [[_edge(x) for x in axis] for axis in mapper.boundaries]
         return {"type": "RectilinearBinMapper", "boundaries": boundaries}
-    return {"type": f"{StoredBins.__module__}.StoredBins", "west_data_file": west_data_file}
+    return {"type": f"{StoredBins.__module__}.StoredBins", "west_data_file": west.name}
 
 
 def _edge(x: np.floating[Any]) -> float | str:

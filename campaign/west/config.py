@@ -57,34 +57,34 @@ class _Told:
 
 
 def export_config(run: Path, out: Path | None = None) -> Path:
-    """Write a west.cfg into a run's directory, or another, and return it.
+    """Write a west.cfg into a run's directory, or another with a link to west.h5 beside it, and return it.
+
+    WESTPA's tools take the west.h5 where they are run, whatever west.cfg says: they ask for it before they read that.
 
     Raises
     ------
     BadInput
-        When the run has no west.h5, or the directory cannot be written to.
+        When the run has no west.h5, or the directory has another or cannot be written to.
     """
     if not (run / WEST).is_file():
         raise BadInput(f"{run} has no {WEST}: only a campaign with --policy weighted-ensemble has one")
     if out is not None and not out.is_dir():
         raise BadInput(f"--out {out} is no directory: make it first")
     try:
-        return write_config(run / WEST, run if out is None else out)
+        if out is not None and not (out / WEST).exists():
+            (out / WEST).unlink(missing_ok=True)  # a link to a run that was moved
+            (out / WEST).symlink_to((run / WEST).resolve())
+        if out is not None and not (out / WEST).samefile(run / WEST):
+            raise BadInput(f"--out {out} has another {WEST}: give a directory without")
+        return write_config((run if out is None else out) / WEST)
     except OSError as error:
         raise BadInput(
             f"{CONFIG} cannot be written to {out or run} ({error.strerror}): give another --out"
         ) from error
 
 
-def write_config(west: Path, out: Path) -> Path:
-    """Write a west.cfg for a west.h5, and return it.
-
-    Parameters
-    ----------
-    west
-        The west.h5.
-    out
-        A directory that is there.
+def write_config(west: Path) -> Path:
+    """Write a west.cfg beside a west.h5, and return it.
 
     Raises
     ------
@@ -94,9 +94,7 @@ def write_config(west: Path, out: Path) -> Path:
     told = _read(west)
     from campaign.west.bins import as_yaml, stored_bins
 
-    # Relative where it can be, so that a run directory may be moved.
-    west_data_file = WEST if west.parent.resolve() == out.resolve() else str(west.resolve())
-    bins = as_yaml(west, west_data_file)
+    bins = as_yaml(west)
     states = _states(stored_bins(str(west)), told)
     content = {
         "west": {
@@ -111,7 +109,7 @@ def write_config(west: Path, out: Path) -> Path:
                     "bin_target_counts": told.target_counts.tolist(),
                 }
             },
-            "data": {"west_data_file": west_data_file},
+            "data": {"west_data_file": WEST},
             "analysis": {
                 "directory": "ANALYSIS",
                 # As a flag: w_assign 2022.16 reads a key of that name and forgets it.
@@ -125,8 +123,9 @@ def write_config(west: Path, out: Path) -> Path:
     text = yaml.dump(content, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=110)
     # WESTPA wants the type itself.
     text = text.replace("PCOORD_DTYPE", "!!python/name:numpy.float32")
-    write_whole(out / CONFIG, (head + text).encode())
-    return out / CONFIG
+    path = west.with_name(CONFIG)
+    write_whole(path, (head + text).encode())
+    return path
 
 
 class _Dumper(yaml.SafeDumper):

@@ -411,6 +411,15 @@ def test_export_is_of_a_weighted_ensemble_with_an_iteration(tmp_path, west, seri
     west.append(series[0])
     with pytest.raises(BadInput, match="no directory"):
         export_config(tmp_path, tmp_path / "missing")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "west.h5").symlink_to("gone")
+    for _ in range(2):
+        assert export_config(tmp_path, other) == other / "west.cfg"
+    (other / "west.h5").unlink()
+    (other / "west.h5").touch()
+    with pytest.raises(BadInput, match="another west.h5"):
+        export_config(tmp_path, other)
     west.path.write_bytes(b"")
     with pytest.raises(BadInput, match="cannot be read"):
         export_config(tmp_path)

@@ -33,10 +33,10 @@ class Exported:
     path: Path
     series: list[Ended]
 
-    def tool(self, *command: str) -> str:
+    def tool(self, *command: str, **environment: str) -> str:
         """Run a program of WESTPA's beside west.h5, with no more in its environment than a user has."""
         program = Path(sys.executable).parent / command[0]
-        given = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        given = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | environment
         ended = subprocess.run(
             [program, *command[1:]], cwd=self.path, env=given, capture_output=True, text=True, timeout=200, input=""
         )
@@ -85,7 +85,7 @@ def test_w_pdist_and_plothist(steady: Exported) -> None:
         ours /= np.sum(ours * np.diff(bounds))
         assert row == pytest.approx(ours, rel=1e-6, abs=1e-15)
     for mode in ("instant", "average", "evolution"):
-        steady.tool("plothist", mode, "pdist.h5", "-o", f"{mode}.pdf", "--text-output", f"{mode}.txt")
+        steady.tool("plothist", mode, "pdist.h5", "-o", f"{mode}.pdf")
         assert (steady.path / f"{mode}.pdf").read_bytes().startswith(b"%PDF")
 
 
@@ -141,12 +141,13 @@ def test_w_trace(steady: Exported) -> None:
             if now < 0:
                 break
         # The first line of the trace is the initial state.
-        assert told[0, :2].tolist() == [ours[-1][0] - 1, -1 - now]
+        assert told[0, :2].tolist() == [0, -1 - now]
         assert told[1:, [0, 1, 2, 3, 5]] == pytest.approx(np.array(ours[::-1]), rel=1e-5)
 
 
 def test_w_succ(steady: Exported) -> None:
-    told = np.loadtxt(steady.tool("w_succ").splitlines()[1:])
+    steady.tool("w_succ", "-o", "successful.txt")
+    told = np.loadtxt(steady.path / "successful.txt")
     ours = sorted(
         (each.iteration.number, one.walker, one.weight, each.pcoord[one.walker, -1, 0])
         for each in steady.series
@@ -160,7 +161,8 @@ def test_w_succ(steady: Exported) -> None:
 def test_bins_that_are_no_grid(tmp_path: Path, kind: str) -> None:
     """MAB's move, so that a fixed grid stands for them; the target is the same bin, and so the flux is."""
     moved = exported(tmp_path / "run", moving(kind), n_iterations=25)
-    moved.tool("w_ipa", "-ao", "--serial")
+    # For the distance of these tests; Wayfinder's own functions are found through west.cfg.
+    moved.tool("w_ipa", "-ao", "--serial", PYTHONPATH=str(CHECKOUT) if kind == "voronoi" else "")
     with h5py.File(moved.path / "ANALYSIS/STEADY/direct.h5") as file:
         assert file["total_fluxes"][:, 1] == pytest.approx(moved.flux, rel=1e-12, abs=1e-18)
 
@@ -169,7 +171,8 @@ def test_in_equilibrium(tmp_path: Path) -> None:
     free = exported(tmp_path / "run", rectilinear(recycles=False), n_iterations=25, recycles=False)
     free.tool("w_ipa", "-ao", "--serial")
     free.tool("w_pdist", "--serial")
-    assert len(free.tool("w_succ").splitlines()) == 5
+    free.tool("w_succ", "-o", "successful.txt")
+    assert all(line.startswith("#") for line in (free.path / "successful.txt").read_text().splitlines())
     with h5py.File(free.path / "ANALYSIS/EQUILIBRIUM/assign.h5") as file:
         assert list(file["state_labels"]) == [b"source", b"far"]
 
