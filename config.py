@@ -44,7 +44,7 @@ SITES: dict[str, SiteMaker] = {
     # This machine once more, with workers of its own, to try a pool out: --simulate-site local,local-b.
     "local-b": lambda: local("local-b"),
     # This machine, with workers that may open no Redis: how a site behind a firewall behaves, to try it out.
-    "local-no-redis": lambda: local("local-no-redis", frozenset({"file", "globus", "inline"})),
+    "local-no-redis": lambda: local("local-no-redis", frozenset({"file", "globus", "endpoint", "inline"})),
     # The host of --ssh-host. One with a name of its own: "gpubox": lambda: ssh_site("gpubox", SshAccess("gpubox")).
     "ssh": lambda: ssh_site("ssh"),
     "example-slurm": lambda: slurm("example-slurm", EXAMPLE_SLURM, qos="regular", constraint="gpu"),

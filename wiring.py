@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import config
 from agents.crew import Crew, Hands, RedisServer
@@ -23,7 +24,7 @@ from campaign.rundir import RunDirectory, make_private_dir, refuse_unquotable
 from campaign.settings import Settings
 from campaign.stores import Stores
 from campaign.sweep import refuse_differing
-from sites import globus_store, local, redis_server, staging
+from sites import endpoint_store, globus_store, local, redis_server, staging
 from sites.globus import globus
 from sites.pool import shares
 from sites.site import REACHES_ALL, Resources, Site, SshAccess
@@ -32,6 +33,9 @@ from tasks.messages import StoreKind, Topic
 from tasks.platforms import GPU_PLATFORMS
 from tasks.prepared import PreparedSystem
 from tasks.transport import PASSWORD_VARIABLE
+
+if TYPE_CHECKING:
+    from campaign.method import Method
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,8 @@ class Parts:
         Kind of each topic's store.
     began
         Monotonic.
+    method
+        Of a weighted ensemble; None for other campaigns.
     """
 
     settings: Settings
@@ -62,6 +68,7 @@ class Parts:
     learning: Site
     kinds: dict[Topic, StoreKind]
     began: float
+    method: Method | None = None
 
     @classmethod
     def gather(cls, settings: Settings, prepared: PreparedSystem, began: float) -> Parts:
@@ -79,7 +86,8 @@ class Parts:
             pool = (PoolSite(globus("globus-simulate", settings.simulate_endpoint), 1),)
         if settings.ml_endpoint is not None:
             learning = globus("globus-learn", settings.ml_endpoint)
-        return cls(settings, prepared, pool, learning, _store_kinds(settings, pool, learning), began)
+        kinds = _store_kinds(settings, pool, learning)
+        return cls(settings, prepared, pool, learning, kinds, began, _method(settings, prepared))
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -257,6 +265,7 @@ def plan_of(member: Member, crew: Crew, stack: ExitStack) -> Plan:
         pool=pool,
         name=member.name,
         shared_by=member.shared_by if before is None else before.shared_by,
+        method=parts.method,
     )
 
 
@@ -293,6 +302,7 @@ def _stores(member: Member, campaign_id: str, redis: RedisServer | None) -> Stor
         settings.ps_globus_config,
         min((bound for bound in bounds if bound is not None), default=None),
         member.older,
+        settings.ps_endpoints,
     )
 
 
@@ -333,6 +343,8 @@ def _store_kinds(settings: Settings, pool: Sequence[PoolSite], learning: Site) -
             )
     if settings.ps_globus_config is not None:
         globus_store.check(settings.ps_globus_config)
+    if settings.ps_endpoints is not None:
+        endpoint_store.check(settings.ps_endpoints)
     return kinds
 
 
@@ -413,6 +425,8 @@ def _destinations(
         "infer": learning("infer"),
         "train": learning("train"),
     }
+    if parts.method is not None:
+        destinations["coordinate"] = destinations["infer"].of("coordinate")
     store = stores.of["infer"]  # a move names its own store; this one is for the probe
     if _crossing(parts):
         destinations["move"] = Destination("host", "host", "move@host", 1, REACHES_ALL, store, None)
@@ -424,6 +438,15 @@ def _destinations(
     if settings.equilibrate_ps:
         destinations["equilibrate"] = simulate.of("equilibrate")
     return destinations
+
+
+def _method(settings: Settings, prepared: PreparedSystem) -> Method | None:
+    if not settings.is_ensemble:
+        return None
+    # WESTPA takes a second to import, which other campaigns need not wait for.
+    from campaign.method import method_of
+
+    return method_of(settings, prepared)
 
 
 def _lacks_executor(site: Site) -> BadInput:

@@ -20,6 +20,7 @@ from agents.supervisor import Server
 from campaign.guardian import Guardian
 from campaign.processes import reap
 from tasks.bundle import run_bundle
+from tasks.embed_coordinate import embed_coordinate
 from tasks.equilibrate import equilibrate
 from tasks.gather import gather
 from tasks.hook import run_hook
@@ -34,6 +35,7 @@ METHODS: dict[Topic, Callable[..., Any]] = {
     "equilibrate": equilibrate,
     "simulate": begin_segment,
     "infer": embed,
+    "coordinate": embed_coordinate,
     "train": train,
     "move": move,
     "hook": run_hook,

@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from agents.attempts import Failure, Verdict
-from agents.simulate import SimulateAgent
 from agents.state import CampaignState, Destination
 from agents.topic import Outcome, TopicAgent, task_seed
+from agents.walkers import Walkers
 from campaign.ledger import State
 from tasks.messages import EquilibrateResult, EquilibrateSpec, FileRecord, Ref
 
@@ -22,8 +22,8 @@ class EquilibrateAgent(TopicAgent[EquilibrateSpec, EquilibrateResult]):
 
     Parameters
     ----------
-    simulate
-        Whose walkers begin at the basis states.
+    walkers
+        Who begin at the basis states.
     """
 
     topic = "equilibrate"
@@ -31,16 +31,16 @@ class EquilibrateAgent(TopicAgent[EquilibrateSpec, EquilibrateResult]):
     spec_type = EquilibrateSpec
     reruns = True
 
-    def __init__(self, state: CampaignState, simulate: SimulateAgent) -> None:
+    def __init__(self, state: CampaignState, walkers: Walkers) -> None:
         super().__init__(state)
-        self._simulate = simulate
+        self._walkers = walkers
 
     def begin(self) -> None:
         """Send all basis states."""
         state = self.state
         if self.topic not in state.destinations:
             return
-        for number, start in enumerate(self._simulate.basis):
+        for number, start in enumerate(self._walkers.basis.starts):
             task_id = state.new_task_id()
             self.begin_task(
                 EquilibrateSpec(
@@ -58,7 +58,7 @@ class EquilibrateAgent(TopicAgent[EquilibrateSpec, EquilibrateResult]):
                 ),
                 parent_frame=start.parent_frame,
             )
-        n_states = len(self._simulate.basis)
+        n_states = len(self._walkers.basis.starts)
         self._tell(
             f"equilibrating {n_states} basis state{'s' if n_states > 1 else ''} "
             f"for {state.settings.equilibrate_ps:g} ps before the first segment"
@@ -66,12 +66,12 @@ class EquilibrateAgent(TopicAgent[EquilibrateSpec, EquilibrateResult]):
 
     def found(self, spec: EquilibrateSpec) -> EquilibrateSpec | None:
         """Return an earlier process' spec; a basis state that is lost from its store is shipped with each process."""
-        start = self._simulate.basis[spec.number]
+        start = self._walkers.basis.starts[spec.number]
         return super().found(spec) or replace(spec, start=start.ref, start_row=start.row)
 
     def succeeded(self, spec: EquilibrateSpec, result: EquilibrateResult) -> None:
         """Let walkers begin at the equilibrated state."""
-        self._simulate.move_basis(spec.number, result.state)
+        self._walkers.move_basis(spec.number, result.state)
         if result.state_file is not None:
             self.state.ledger.add_artifact(spec.task_id, "end_state", result.state_file)
         temperature = f"{result.mean_temperature_K:.0f} K of {spec.dynamics.temperature_K:g} K"
@@ -91,8 +91,8 @@ class EquilibrateAgent(TopicAgent[EquilibrateSpec, EquilibrateResult]):
         """Begin at the others, if there are any."""
         if verdict == "again":
             return
-        self._simulate.quarantine(self._simulate.basis[spec.number])
-        if all(start.origin in self.state.quarantine for start in self._simulate.basis):
+        self._walkers.quarantine(self._walkers.basis.starts[spec.number])
+        if all(start.origin in self.state.quarantine for start in self._walkers.basis.starts):
             self.state.fail(f"no basis state could be equilibrated: {failure.message}")
 
     def inputs(self, spec: EquilibrateSpec) -> Iterable[Ref]:

@@ -45,8 +45,9 @@ _STATE_FILE_BYTES, _STATE_ATOM_BYTES = 500, 166
 _THINKER_SEGMENT_BYTES = 8_000
 _INLINE_TRIPS = 4
 
-# Objects that a store takes: Redis' longest string, and what a message carries.
-_LARGEST: dict[StoreKind, int] = {"redis": 512 * 1024**2, "inline": MAX_INLINE_BYTES}
+# Objects that a store takes: Redis' longest string, what an endpoint of ProxyStore takes unless it is told otherwise,
+# and what a message carries.
+_LARGEST: dict[StoreKind, int] = {"redis": 512 * 1024**2, "endpoint": 100_000_000, "inline": MAX_INLINE_BYTES}
 
 
 @dataclass(frozen=True, slots=True)

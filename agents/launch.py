@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from redis import RedisError
@@ -34,11 +35,14 @@ from campaign.settings import Settings
 from campaign.stores import Stores
 from campaign.summary import Summary
 from campaign.trace import Traces
-from policies import policy
+from policies import Policy, policy
 from tasks.errors import BadInput, TaskFailed
 from tasks.messages import Dynamics, ProbeReport, Ref, StoreSpec, Topic
 from tasks.prepared import PreparedSystem
 from tasks.transport import ship
+
+if TYPE_CHECKING:
+    from campaign.method import Method
 
 logger = logging.getLogger("wayfinder")
 
@@ -81,6 +85,7 @@ class Plan:
     pool: tuple[Destination, ...] = ()
     name: str = ""
     shared_by: int = 1
+    method: Method | None = None
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -160,6 +165,7 @@ def probe_executors(plan: Plan, signals: Signals) -> dict[str, ProbeReport]:
     """
     with served(plan.crew, plan.work) as service:
         left = [ship({"probe": np.zeros(1)}, store) for store in plan.stores.specs]
+        plan.stores.know(left)
         asked, timeout_s = _questions([plan], [left], probing.BULK_BYTES), plan.settings.start_timeout
         trouble = _trouble(service, signals)
         reports = probing.ask(service.queues, asked, timeout_s, trouble)
@@ -213,7 +219,7 @@ def _steering(plan: Plan, ledger: Ledger) -> Steering:
         logger.info("the ledger lies on %s: a rollback journal and a sync for every commit", ledger.network)
     state, basis = _state(plan, ledger)
     state.archives = lambda: unknown_archives(ledger, plan.run_dir.path)
-    steering = Steering(state, basis)
+    steering = Steering(state, basis, plan.method)
     if plan.resumed:
         state.find = finder(plan.destinations, plan.stores)
         scratch = plan.destinations["simulate"].scratch
@@ -227,6 +233,11 @@ def _steering(plan: Plan, ledger: Ledger) -> Steering:
         state.model = ship({"model": np.frombuffer(plan.weights, np.uint8)}, store, always=False)
         state.hold(state.model, "model")
     return steering
+
+
+def _policy(settings: Settings) -> Policy:
+    """Return the policy; a weighted ensemble needs a model only where its coordinate is one's."""
+    return policy(settings.policy if settings.learns or not settings.is_ensemble else "plain")
 
 
 def _state(plan: Plan, ledger: Ledger) -> tuple[CampaignState, Ref]:
@@ -248,7 +259,7 @@ def _state(plan: Plan, ledger: Ledger) -> tuple[CampaignState, Ref]:
         plan.prepared.n_starts,
     )
     settings = plan.settings
-    chosen = policy(settings.policy)
+    chosen = _policy(settings)
     state = CampaignState(
         settings, chosen, plan.dynamics, molecule, plan.destinations, ledger, plan.stores.by_name, plan.places
     )
@@ -459,6 +470,7 @@ def _leave(campaign: _Running) -> None:
     plan, ledger, state = campaign.plan, campaign.ledger, campaign.state
     parked = plan.stores.parked
     held = sum(ref.store != parked for ref in state.holds.refs())
+    plan.stores.know(state.holds.refs())
     found = plan.stores.count()
     # On a full disk there is room again for what comes then.
     _sweep(plan.stores, ledger)

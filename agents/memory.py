@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from agents.simulate import ITS_FILE, Arrived
-from agents.state import CandidateSet, Counts, Learnt, Start
+from agents.state import CandidateSet, Counts, Learnt
 from campaign.wire import decode
 from tasks.messages import Coverage, EmbedSpec, MoveSpec, Ref, SegmentSpec, Topic
 
@@ -46,13 +45,12 @@ def remember(steering: Steering) -> None:
         "coverage": state.coverage,
         "reference_files": list(state.reference_files),
         "next_to_apply": steering.simulate.next_to_apply,
-        "turn": steering.simulate.turn,
         "proxies": state.holds.created,
         "elapsed_s": state.elapsed_s,
         "concluded_at": steering.hook.concluded_at,
         "until": None if state.until is None else {"reason": state.until, "ends": state.settings.ends},
     }
-    state.ledger.keep("state", told)
+    state.ledger.keep("state", told | steering.simulate.walkers.told())
 
 
 def _span(counts: Counts) -> float:
@@ -109,7 +107,7 @@ class Recollection:
             state.until = told["until"]["reason"]
         state.quarantine |= self._ledger.quarantined("simulate") | self._ledger.quarantined("equilibrate")
         counts.quarantined = len(state.quarantine)  # a person may have let some go
-        simulate.next_to_apply, simulate.turn = told["next_to_apply"], told["turn"]
+        simulate.next_to_apply = told["next_to_apply"]
 
     def _restore_learning(self) -> None:
         state = self._state
@@ -127,10 +125,10 @@ class Recollection:
         found = self._found(told, "infer")
         left = (found, version) if found is not None else self._state.recover(what)
         if left is None:
-            self._warn(f"the {what} of the campaign is lost: learning begins anew")
+            self._state.warn(f"the {what} of the campaign is lost: learning begins anew")
             return None, 0
         if found is None:
-            self._warn(f"the {what} is taken from the run directory's files (model version {left[1]})")
+            self._state.warn(f"the {what} is taken from the run directory's files (model version {left[1]})")
         self._state.hold(left[0], what)
         return left
 
@@ -144,35 +142,19 @@ class Recollection:
             state.candidates = candidates
 
     def _restore_walkers(self) -> None:
-        simulate = self._steering.simulate
+        simulate, walkers = self._steering.simulate, self._steering.simulate.walkers
         for number, told in self._ledger.kept("basis/").items():
             if (ref := self._found(told, "simulate")) is not None:
-                simulate.move_basis(int(number), ref)
+                walkers.basis.move(int(number), ref)
             else:
-                self._warn(
+                self._state.warn(
                     f"basis state {number} is taken as it was before equilibration, which is lost from the store"
                 )
-        turns = dict.fromkeys(range(len(simulate.walkers)), 0)
-        for number, told in self._ledger.kept("walker/").items():
-            walker = simulate.walkers[int(number)]
-            turns[walker.walker_id] = told["turn"]
-            if told["own"] is None:
-                walker.own = simulate.basis[told["basis"]]
-                continue
-            own = decode(Start, told["own"], self._state.stores)
-            ref = self._state.find(own.ref, "simulate")
-            if ref is None:
-                self._warn(f"walker {number} goes back to a basis state: the end of segment {own.parent_id} is lost")
-                continue
-            walker.own = replace(own, ref=ref)
-            self._state.hold(ref, ("walker", walker.walker_id))
         simulate.running_again |= set(map(int, self._ledger.kept("rerun/")))
-        for task in self._open:
-            if task.kind == "simulate" and task.id not in simulate.running_again:
-                spec = decode(SegmentSpec, task.spec, self._state.stores)
-                simulate.walkers[spec.walker_id].segment_id = task.id
-        simulate.idle.clear()
-        simulate.idle.extend(sorted(simulate.walkers, key=lambda walker: turns[walker.walker_id]))
+        sent_again = (
+            task for task in self._open if task.kind == "simulate" and task.id not in simulate.running_again
+        )
+        walkers.restore({task.id: decode(SegmentSpec, task.spec, self._state.stores) for task in sent_again})
 
     def _restore_computed(self) -> None:
         """Keep what is needed to run segments again whose trajectories are not in the run directory."""
@@ -186,11 +168,8 @@ class Recollection:
         simulate = self._steering.simulate
         for told in self._ledger.kept("arrived/").values():
             arrived = decode(Arrived, told, self._state.stores)
-            simulate.walkers[arrived.spec.walker_id].segment_id = arrived.spec.segment_id
+            simulate.walkers.awaits(arrived.spec)
             simulate.await_turn(arrived)
-        for walker in simulate.walkers:
-            if walker.segment_id is not None:
-                simulate.idle.remove(walker)
 
     def _restore_frames(self) -> None:
         looked_at, on_their_way, lost = self._looked_at(), self._on_their_way(), []
@@ -206,7 +185,9 @@ class Recollection:
             if ("frames", int(number)) not in on_their_way:
                 self._state.frames_to_look_at.append((int(number), ref))
         if lost:
-            self._warn(f"no inference will look at segments {', '.join(lost)}: their frames are lost from the store")
+            self._state.warn(
+                f"no inference will look at segments {', '.join(lost)}: their frames are lost from the store"
+            )
 
     def _looked_at(self) -> set[int]:
         """Return the segments of inferences that are sent again."""
@@ -241,7 +222,7 @@ class Recollection:
     def _candidates(self, told: dict[str, Any], topic: Topic) -> CandidateSet | None:
         ref = self._found(told["ref"], topic)
         if ref is None:
-            self._warn(
+            self._state.warn(
                 f"the candidates of inference {told['number']} are lost: segments start elsewhere until the next"
             )
             return None
@@ -251,7 +232,3 @@ class Recollection:
 
     def _found(self, told: object, topic: Topic) -> Ref | None:
         return self._state.find(decode(Ref, told, self._state.stores), topic)
-
-    def _warn(self, sentence: str) -> None:
-        logger.warning("%s", sentence)
-        self._state.outbox.notes.append(sentence)

@@ -8,16 +8,15 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any
 
 from agents.attempts import Failure, Verdict
 from agents.hook import HookAgent
 from agents.pool import Load
-from agents.state import CampaignState, CandidateSet, Destination, Start, Walker
+from agents.state import CampaignState, Destination, Start
 from agents.topic import Outcome, TopicAgent, task_seed, without_system
+from agents.walkers import Due, Walkers
 from campaign.ledger import OpenTask, State
-from policies import PolicyFailed
 from tasks.messages import Archive, FileRecord, Ref, SegmentResult, SegmentSpec
 
 # Bundles sent per worker: one runs, one waits behind it.
@@ -59,12 +58,10 @@ class Arrived:
 
 
 class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
-    """Walkers, their starts, and the segments in flight.
+    """The segments in flight, which walkers begin where they decide.
 
     Parameters
     ----------
-    basis
-        Where walkers begin, dealt to them in turn.
     hooks
         Who runs what the user wants run before segments, and after.
 
@@ -85,21 +82,14 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
     spec_type = SegmentSpec
     reruns = True
 
-    def __init__(self, state: CampaignState, basis: Ref, hooks: HookAgent) -> None:
+    def __init__(self, state: CampaignState, walkers: Walkers, hooks: HookAgent) -> None:
         super().__init__(state)
         self._hooks = hooks
-        n_starts = state.molecule.n_starts
-        # Where there are several, the number of each stands for its frame: the ledger keeps them apart by it.
-        self.basis = [Start(basis, row, None, row if n_starts > 1 else None) for row in range(n_starts)]
-        for start in self.basis:
-            state.hold(start.ref, ("basis", start.row))
-        self.walkers = [Walker(i, self.basis[i % n_starts]) for i in range(state.settings.walkers)]
-        self.idle = deque(self.walkers)
+        self.walkers = walkers
         self._origins: dict[int, Start] = {}
         self._held_back: dict[int, SegmentSpec] = {}
         self._arrived: dict[int, Arrived] = {}
         self.next_to_apply = 0
-        self.turn = 0
         self._n_pending = 0
         self._bundle_of: dict[int, int] = {}
         self._left_in: Counter[int] = Counter()
@@ -131,25 +121,14 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         """Bundles at each executor of which a segment is not applied yet."""
         return self._load.out
 
-    def move_basis(self, number: int, ref: Ref) -> None:
-        """Let walkers begin at other data of a basis state, its first row."""
-        before = self.basis[number]
-        after = self.basis[number] = replace(before, ref=ref, row=0)
-        self.state.ledger.keep(f"basis/{number}", ref)
-        self.state.hold(after.ref, ("basis", number))
-        self.state.release([before.ref], ("basis", number))
-        for walker in self.walkers:
-            if walker.own == before:
-                walker.own = after
-
     def fill(self) -> None:
         """Send segments for idle walkers until every worker has a bundle running and one waiting."""
         if self.state.paused is not None or not self._in_time():
             return
-        while self.idle and self.wants_more() and (place := self._place_with_room()) is not None:
+        while self.walkers.n_idle and self.wants_more() and (place := self._place_with_room()) is not None:
             size = self.bundle_size()
             # What is out will come back and fill the bundle; a worker that has nothing to do waits for none.
-            if len(self.idle) < size and not self._waits_for_work(place):
+            if self.walkers.n_idle < size and not self._waits_for_work(place):
                 return
             if not self._begin_bundle(size, place):
                 return
@@ -185,15 +164,15 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         """Begin up to so many segments; return False where none could be begun."""
         bundle = self.state.next_segment_id
         for n_begun in range(size):
-            if not (self.idle and self.wants_more()):
+            if not (self.walkers.n_idle and self.wants_more()):
                 return True
-            start = self._choose_start(self.idle[0])
-            if start is None:
+            due = self.walkers.next()
+            if due is None:
                 # A segment that is still out may end well, and give a start.
-                if self._n_pending == 0:
+                if self._n_pending == 0 and self.state.failure is None:
                     self.state.fail("every start is quarantined: no segment from any of them ended well")
                 return n_begun > 0
-            self._begin(self.idle.popleft(), start, bundle, place)
+            self._begin(due, bundle, place)
         return True
 
     def bundle_size(self) -> int:
@@ -207,64 +186,36 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         computed_s = sum(seconds for (_, topic), seconds in counts.compute_s.items() if topic == self.topic)
         seconds = computed_s / counts.segments
         worthwhile = math.ceil(WORTH_A_TASK_S / max(seconds, 1e-3))
-        return max(1, min(worthwhile, len(self.walkers) // (QUEUED_PER_WORKER * self.state.pool.slots)))
+        return max(1, min(worthwhile, self.walkers.n_together // (QUEUED_PER_WORKER * self.state.pool.slots)))
 
     def wants_more(self) -> bool:
         """Whether the limits leave room for another segment."""
-        if self.state.ending is not None or self.state.until is not None:
-            return False
-        target = self.state.target_segments
-        short_of_models = self.state.model_version < self.state.settings.min_model_versions
-        return target is None or self.state.counts.segments + self._n_pending < target or short_of_models
+        return self.state.ending is None and self.walkers.wants_more(self._n_pending)
 
-    def _choose_start(self, walker: Walker) -> Start | None:
-        """Return a candidate, or the walker's own end, or else any start that is not quarantined."""
-        steered = self._choose_candidate(self.state.candidates)
-        if self.state.failure is not None:
-            return None
-        others = (self.walkers[walker.walker_id - i].own for i in range(1, len(self.walkers)))
-        for start in chain((steered, walker.own), self.basis, others):
-            if start is not None and start.origin not in self.state.quarantine:
-                return start
-        return None
-
-    def _choose_candidate(self, candidates: CandidateSet | None) -> Start | None:
-        if candidates is None:
-            return None
-        usable = [row for row, origin in enumerate(candidates.ids) if origin not in self.state.quarantine]
-        try:
-            place = self.state.policy.choose(candidates.scores[usable], candidates.used[usable], self.state.rng)
-        except PolicyFailed as error:
-            logger.exception("the policy failed")
-            self.state.fail(str(error))
-            return None
-        if place is None:
-            return None
-        row = usable[place]
-        candidates.used[row] += 1
-        return Start(candidates.ref, row, *candidates.ids[row], steered=True, novelty=float(candidates.scores[row]))
-
-    def _begin(self, walker: Walker, start: Start, bundle: int, place: Destination) -> None:
-        segment_id = self.state.new_segment_id()
+    def _begin(self, due: Due, bundle: int, place: Destination) -> None:
+        segment_id, start = self.state.new_segment_id(), due.start
+        seed = (segment_id,) if due.seed is None else due.seed
         spec = SegmentSpec(
             segment_id=segment_id,
             attempt=1,
-            walker_id=walker.walker_id,
-            iteration=0,
+            walker_id=due.walker_id,
+            iteration=due.iteration,
             parent_id=start.parent_id,
             parent_frame=start.parent_frame,
             system=self.state.molecule.refs["simulate"],
             system_id=self.state.molecule.digest,
             start=start.ref,
             start_row=start.row,
-            seed=task_seed(self.state.settings.seed, segment_id),
+            seed=task_seed(self.state.settings.seed, *seed),
             dynamics=self.state.dynamics,
             store=place.store,
             run_dir=place.run_dir,
             trajectory_format=self.state.settings.trajectory_format,
             scratch=place.scratch,
+            coordinate=self.walkers.coordinate,
+            replica=due.replica,
         )
-        walker.segment_id = segment_id
+        self.walkers.began(due, segment_id)
         self._expect(segment_id, start, bundle)
         waits = bool(self.state.settings.before_segment)
         self.record(
@@ -274,7 +225,7 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
             state="waiting" if waits else "running",
             parent_id=start.parent_id,
             parent_frame=start.parent_frame,
-            walker_id=walker.walker_id,
+            walker_id=due.walker_id,
             steered=start.steered,
             novelty=start.novelty,
         )
@@ -330,9 +281,8 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
     def found(self, spec: SegmentSpec) -> SegmentSpec | None:
         """Return an earlier process' spec; a basis state that is lost from its store is shipped with each process."""
         found = super().found(spec)
-        if found is not None or spec.parent_id is not None:
+        if found is not None or (start := self.walkers.start_lost(spec)) is None:
             return found
-        start = self.basis[spec.parent_frame or 0]
         return replace(spec, start=start.ref, start_row=start.row)
 
     def send(
@@ -439,8 +389,7 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         """Count a segment no more that cannot be had again; a later process may still try."""
         if verdict == "again":
             return
-        if verdict == "systematic":
-            self.quarantine(start)
+        self.walkers.stuck(spec, start, verdict)
         self.state.counts.steered -= start.steered
         self._count_no_more(spec)
 
@@ -478,7 +427,7 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
             return
         self._wait(Arrived(spec, start, self._bundle_of[spec.segment_id], None, verdict))
         self._n_given_up += 1
-        if self._n_given_up >= max(len(self.walkers), GIVEN_UP_IN_A_ROW):
+        if self._n_given_up >= max(self.walkers.n_together, GIVEN_UP_IN_A_ROW):
             self.state.fail(f"{self._n_given_up} segments in a row were given up: {failure.message}")
 
     def _wait(self, arrived: Arrived) -> None:
@@ -498,20 +447,18 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         self.state.ledger.forget(f"arrived/{segment_id}")
         self.next_to_apply += segment_id == self.next_to_apply or not self.state.settings.lockstep
         self._expect_no_more(segment_id)
-        walker = self.walkers[arrived.spec.walker_id]
         if arrived.result is not None:
             self._n_given_up = 0
             self.apply(arrived.spec, arrived.result)
             self.state.counts.steered += arrived.start.steered
             if self._hooks.after_segment(arrived.spec, arrived.start, arrived.result):
                 self._publish(arrived.result)
-        elif arrived.verdict == "systematic":
-            self.quarantine(arrived.start)
+        elif arrived.verdict is not None:
+            self.walkers.stuck(arrived.spec, arrived.start, arrived.verdict)
         if segment_id in self.running_again and segment_id not in self.again:
             self.running_again.remove(segment_id)
             self.state.ledger.forget(f"rerun/{segment_id}")
-        if walker.segment_id == segment_id:
-            self._rest(walker)
+        self.walkers.rest(arrived.spec)
         return True
 
     def _publish(self, result: SegmentResult) -> None:
@@ -520,15 +467,6 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         In lockstep the decision that took the result in may be another thread's, and not carried out yet.
         """
         self.state.outbox.published += [f for f in self.files(result) if f not in self.state.outbox.published]
-
-    def _rest(self, walker: Walker) -> None:
-        """Let a walker wait for its next segment."""
-        walker.segment_id = None
-        self.turn += 1
-        self.idle.append(walker)
-        at_basis = self.basis.index(walker.own) if walker.own.parent_id is None else None
-        own = walker.own if at_basis is None else None
-        self.state.ledger.keep(f"walker/{walker.walker_id}", {"turn": self.turn, "basis": at_basis, "own": own})
 
     def _expect_no_more(self, segment_id: int) -> None:
         self._n_pending -= 1
@@ -546,19 +484,11 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         counts.simulated_ps += result.simulated_ps
         if result.trajectory is not None and result.trajectory.node is None:
             self.state.ledger.add_artifact(spec.segment_id, "trajectory", result.trajectory)
-        walker = self.walkers[spec.walker_id]
-        if walker.segment_id == spec.segment_id:
-            self._move_on(walker, Start(result.end, 0, spec.segment_id, result.n_frames - 1))
+        self.walkers.moved(spec, result)
         if self.state.settings.infer_every:
             self.state.hold(result.frames, ("unobserved", spec.segment_id))
             self.state.frames_to_look_at.append((spec.segment_id, result.frames))
             self.state.ledger.keep(f"frames/{spec.segment_id}", result.frames)
-
-    def _move_on(self, walker: Walker, end: Start) -> None:
-        self.state.hold(end.ref, ("walker", walker.walker_id))
-        if walker.own.parent_id is not None:
-            self.state.release([walker.own.ref], ("walker", walker.walker_id))
-        walker.own = end
 
     def inputs(self, spec: SegmentSpec) -> Iterable[Ref]:
         """Return the start; the system is held as long as the campaign."""
@@ -582,6 +512,7 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
             "parent_frame": spec.parent_frame,
             "walker_id": spec.walker_id,
             "iteration": spec.iteration,
+            "replica": spec.replica,
             "steered": start.steered,
             "model_version": self.state.model_version,
             "novelty": start.novelty,
@@ -608,9 +539,3 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
             self._durations.append(outcome.ended - outcome.started)
             counts.first_started = min(outcome.started, counts.first_started or outcome.started)
             counts.last_ended = max(outcome.ended, counts.last_ended or outcome.ended)
-
-    def quarantine(self, start: Start) -> None:
-        """Begin no segment there any more."""
-        self.state.counts.quarantined += start.origin not in self.state.quarantine
-        self.state.quarantine.add(start.origin)
-        logger.warning("no segment starts at segment %s frame %s any more", *start.origin)

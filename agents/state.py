@@ -18,11 +18,13 @@ from typing import Any, Literal
 import numpy as np
 
 from agents.pool import Pool
+from campaign.iterations import Boundary
 from campaign.ledger import FIRST_OTHER_ID, Ledger
 from campaign.settings import Settings
 from policies import Policy
 from tasks.messages import (
     Archive,
+    CoordinateSpec,
     Coverage,
     Dynamics,
     EmbedSpec,
@@ -50,7 +52,7 @@ Origin = tuple[int | None, int | None]
 # Run where segments do, at any site of their pool.
 POOLED: frozenset[Topic] = frozenset({"equilibrate", "simulate", "gather"})
 
-TaskSpec = EquilibrateSpec | SegmentSpec | EmbedSpec | TrainSpec | MoveSpec | GatherSpec | HookSpec
+TaskSpec = EquilibrateSpec | SegmentSpec | EmbedSpec | CoordinateSpec | TrainSpec | MoveSpec | GatherSpec | HookSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +187,8 @@ class Outbox:
         Sentences for the screen.
     removals
         Files that are not needed any more, relative to the run directory.
+    boundaries
+        Iterations of weighted ensembles that ended.
     published, discarded
         Files of results that were accepted, which are moved to their places, and of results that came too late.
     """
@@ -194,6 +198,7 @@ class Outbox:
     records: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     removals: list[str] = field(default_factory=list)
+    boundaries: list[Boundary] = field(default_factory=list)
     published: list[FileRecord] = field(default_factory=list)
     discarded: list[FileRecord] = field(default_factory=list)
 
@@ -412,6 +417,11 @@ class CampaignState:
     def quiet(self) -> bool:
         """Whether learning, too, sends nothing any more."""
         return self.stopped or self.out_of_time or self.failure is not None
+
+    def warn(self, sentence: str) -> None:
+        """Tell the user, and the log, what is not as it should be."""
+        self.outbox.notes.append(sentence)
+        logger.warning("%s", sentence)
 
     def end(self, reason: str) -> None:
         """Send no more segments; the first reason stands."""

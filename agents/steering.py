@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
+import numpy as np
+
+from agents.coordinate import CoordinateAgent
 from agents.equilibrate import EquilibrateAgent
 from agents.gather import GatherAgent
 from agents.hook import HookAgent
@@ -17,7 +21,11 @@ from agents.simulate import SimulateAgent
 from agents.state import CampaignState, CandidateSet, Outbox
 from agents.topic import Outcome, TopicAgent
 from agents.train import TrainAgent
+from agents.walkers import Basis, FreeWalkers, Walkers
 from tasks.messages import Cargo, Ref, Topic
+
+if TYPE_CHECKING:
+    from campaign.method import Method
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +49,7 @@ class Steering:
         Candidates on their way to where segments reach them, by number.
     """
 
-    def __init__(self, state: CampaignState, basis: Ref) -> None:
+    def __init__(self, state: CampaignState, basis: Ref, method: Method | None = None) -> None:
         self.state = state
         self.resumed = False
         self.begun = False
@@ -49,16 +57,23 @@ class Steering:
         self.offers: dict[int, CandidateSet] = {}
         self._concluded = False
         self.hook = HookAgent(state, lambda segment_id: self.simulate.release(segment_id))
-        self.simulate = SimulateAgent(state, basis, self.hook)
-        self.equilibrate = EquilibrateAgent(state, self.simulate)
+        self.walkers = self._walkers(Basis(state, basis), method)
+        walkers = self.walkers
+        self.simulate = SimulateAgent(state, walkers, self.hook)
+        self.equilibrate = EquilibrateAgent(state, walkers)
         self.infer = InferAgent(state)
         self.train = TrainAgent(state)
         self.move = MoveAgent(state, self._deliver)
+        coordinate = None if method is None else method.coordinate
+        self.coordinate = CoordinateAgent(state, coordinate, self._bin)
         self.gather = GatherAgent(state, self.simulate)
         self.agents: dict[Topic, TopicAgent] = {  # type: ignore[type-arg]  # each topic has types of its own
             agent.topic: agent
-            for agent in (self.equilibrate, self.simulate, self.infer, self.train, self.move, self.gather, self.hook)
-        }
+            for agent in (
+                self.equilibrate, self.simulate, self.infer, self.coordinate, self.train, self.move, self.gather,
+                self.hook,
+            )
+        }  # fmt: skip
 
     def begin(self) -> Outbox:
         """Return the basis states to equilibrate, or else the first segments; in a later process what was out."""
@@ -194,6 +209,7 @@ class Steering:
         """Send segments and learning; called after each result, so that in lockstep each meets the same state."""
         if self.equilibrate.busy:
             return
+        self.walkers.advance()
         if not self.state.settings.lockstep:
             self.simulate.fill()
         self._learn()
@@ -208,7 +224,7 @@ class Steering:
         self.infer.look(last=self._no_more_segments() and not self.move.busy)
 
     def _waits_for_learning(self) -> bool:
-        busy = self.infer.busy or self.train.busy or self.move.busy or self.hook.asking
+        busy = self.infer.busy or self.train.busy or self.coordinate.busy or self.move.busy or self.hook.asking
         return self.state.settings.lockstep and busy
 
     def _no_more_segments(self) -> bool:
@@ -227,13 +243,41 @@ class Steering:
             self.offers[offer.number] = offer
             self.move.bring(("offer", offer.number), offer.ref)
 
+    def _walkers(self, basis: Basis, method: Method | None) -> Walkers:
+        if method is None:
+            return FreeWalkers(self.state, basis)
+        # WESTPA takes a second to import, which other campaigns need not wait for.
+        from agents.ensemble import EnsembleWalkers
+
+        self._ensembles = EnsembleWalkers(self.state, basis, method, self._ask_for_coordinates)
+        return self._ensembles
+
+    def _ask_for_coordinates(self, basis: Sequence[int], batches: Sequence[tuple[int, Ref]]) -> None:
+        """Have progress coordinates computed; basis states are brought first to where that is done."""
+        for number in basis:
+            self.move.bring(("basis", number), self.walkers.basis.starts[number].ref)
+        if batches:
+            self.coordinate.compute((), batches)
+
+    def _bin(self, version: int, pcoord: Mapping[int, np.ndarray], basis: Mapping[int, np.ndarray]) -> None:
+        self._ensembles.embedded(version, pcoord, basis)
+
     def _deliver(self, cargo: Cargo, ref: Ref, reachable: Ref | None) -> None:
         """Take what was to be brought from ``ref``, where its consumer reaches it."""
         what, number = cargo
         if what == "frames":
+            self.walkers.reached(number, reachable)
             self._observe(number, ref, reachable)
+        elif what == "basis":
+            self._compute_basis(number, reachable)
         else:
             self._offer(self.offers.pop(number), reachable)
+
+    def _compute_basis(self, number: int, ref: Ref | None) -> None:
+        if ref is None:
+            self.state.fail(f"basis state {number} could not be brought to the learning site")
+            return
+        self.coordinate.compute([(number, replace(self.walkers.basis.starts[number], ref=ref))], ())
 
     def _observe(self, segment_id: int, frames: Ref, reachable: Ref | None) -> None:
         if reachable is not None:

@@ -52,6 +52,11 @@ class CampaignThinker(BaseThinker):
         """Take new candidates in."""
         self._take("infer", result)
 
+    @result_processor(topic="coordinate")
+    def coordinates_computed(self, result: Result) -> None:
+        """Take progress coordinates in."""
+        self._take("coordinate", result)
+
     @result_processor(topic="train")
     def model_trained(self, result: Result) -> None:
         """Take a new model version in."""

@@ -17,6 +17,8 @@ from agents.state import POOLED, CampaignState, Destination, Send, TaskSpec
 from campaign.ledger import Kind, OpenTask, State
 from campaign.wire import decode, encode
 from tasks.messages import (
+    CoordinateResult,
+    CoordinateSpec,
     EmbedResult,
     EmbedSpec,
     EquilibrateResult,
@@ -37,7 +39,15 @@ from tasks.messages import (
 
 SpecT = TypeVar("SpecT", bound=TaskSpec)
 ResultT = TypeVar(
-    "ResultT", EquilibrateResult, SegmentResult, EmbedResult, TrainResult, MoveResult, GatherResult, HookResult
+    "ResultT",
+    EquilibrateResult,
+    SegmentResult,
+    EmbedResult,
+    CoordinateResult,
+    TrainResult,
+    MoveResult,
+    GatherResult,
+    HookResult,
 )
 
 logger = logging.getLogger(__name__)
@@ -228,7 +238,7 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
     def renewed(self, spec: SpecT) -> SpecT:
         """Return a spec of an earlier process as this one sends it: same work, today's addresses."""
         here: dict[str, Any] = {"store": self.destination.store, "run_dir": self.destination.run_dir}
-        here["system"] = self.state.molecule.refs["infer" if self.topic == "infer" else "simulate"]
+        here["system"] = self.state.molecule.refs["infer" if self.topic in ("infer", "coordinate") else "simulate"]
         here["scratch"] = self.destination.scratch
         known = {field.name for field in fields(spec)}
         return replace(spec, **{name: value for name, value in here.items() if name in known})
@@ -241,7 +251,7 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
         failures: tuple[tuple[str, str], ...] = (),
     ) -> None:
         """Record an attempt and put it in the outbox; those of one bundle are put there one after the other."""
-        if not isinstance(spec, MoveSpec | HookSpec | GatherSpec):
+        if not isinstance(spec, MoveSpec | HookSpec | GatherSpec | CoordinateSpec):
             spec = replace(spec, run_dir=place.run_dir)
         self.state.ledger.begin_attempt(task_id(spec), spec.attempt, place.site, place.executor)
         for ref in self.inputs(spec):
@@ -378,11 +388,17 @@ def task_id(spec: TaskSpec) -> int:
 
 def without_system(spec: SpecT) -> SpecT:
     """Return a spec as the ledger keeps it: every process ships the system anew."""
-    if isinstance(spec, SegmentSpec | EquilibrateSpec | EmbedSpec):
+    if isinstance(spec, SegmentSpec | EquilibrateSpec | EmbedSpec | CoordinateSpec):
         return replace(spec, system=Ref(spec.store, data=b""))
     return spec
 
 
-def task_seed(campaign_seed: int, task_id: int) -> int:
-    """Return the seed of a task's velocities and thermostat (never 0, which OpenMM takes for "any")."""
-    return 1 + int(np.random.SeedSequence([campaign_seed, task_id]).generate_state(1)[0]) % (2**31 - 2)
+def task_seed(campaign_seed: int, *of: int) -> int:
+    """Return the seed of a task's velocities and thermostat (never 0, which OpenMM takes for "any").
+
+    Parameters
+    ----------
+    of
+        Its id, or whatever else tells it from the campaign's others.
+    """
+    return 1 + int(np.random.SeedSequence([campaign_seed, *of]).generate_state(1)[0]) % (2**31 - 2)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from campaign.flags import flag, shown
 from policies import measure, policy
+from tasks.coordinate import latent_dimensions
 
 if TYPE_CHECKING:
     from campaign.settings import Settings
@@ -29,6 +30,7 @@ def contradictions(settings: Settings) -> Iterator[str]:
     yield from _frames(settings)
     yield from _equilibration(settings)
     yield from _learning(settings)
+    yield from _ensemble(settings)
     yield from _patience(settings)
     yield from _stores(settings)
     yield from _bundle(settings)
@@ -135,7 +137,7 @@ def _learning(settings: Settings) -> Iterator[str]:
     chosen, named = policy(settings.policy), f"--policy {shown(settings.policy)}"
     if settings.aae_weights is not None:
         weights = f"--aae-weights {shown(settings.aae_weights)}"
-        if not chosen.learns:
+        if not settings.learns:
             yield f"{weights} and {named}, which uses no model, exclude each other: drop one of them"
         if settings.embedding == "pca":
             yield f"{weights} and --embedding pca exclude each other: give --embedding aae or drop the weights"
@@ -144,7 +146,7 @@ def _learning(settings: Settings) -> Iterator[str]:
             f"{named} and --novelty {settings.novelty} are different measures of novelty: "
             "drop --novelty, or give --policy novelty"
         )
-    if settings.infer_every == 0 and (chosen.learns or chosen.candidates != "none"):
+    if settings.infer_every == 0 and (settings.learns or chosen.candidates != "none"):
         yield (
             f"--infer-every 0 means no inference, and {named} needs it: "
             "give --infer-every 1 or more, or --policy plain"
@@ -153,6 +155,35 @@ def _learning(settings: Settings) -> Iterator[str]:
         yield (
             f"--neighbours {settings.neighbours} needs a reference set larger than "
             f"--max-reference {settings.max_reference}: raise the second or lower the first"
+        )
+
+
+def _ensemble(settings: Settings) -> Iterator[str]:
+    defaults = {"walkers_per_bin": 4, "replicas": 1}
+    names = ("pcoord", "bins", "walkers_per_bin", "basis_states", "target", "replicas", "max_iterations")
+    if not settings.is_ensemble:
+        for name in names:
+            if (value := getattr(settings, name)) != defaults.get(name):
+                yield f"{flag(name)} {shown(value)} needs weighted ensemble: add --policy weighted-ensemble or drop it"
+        return
+    if settings.basis_states is not None and settings.start:
+        yield (
+            f"--basis-states {shown(settings.basis_states)} and --start both say where walkers begin: "
+            "drop one of them"
+        )
+    if settings.control:
+        yield "--control compares coverage, which weighted ensemble is not about: drop it"
+    if settings.target is not None and settings.retrains:
+        yield (
+            f"--target {shown(settings.target)} would move whenever the model behind --pcoord {settings.pcoord} is "
+            "trained: add --no-retrain with --aae-weights, or choose another coordinate"
+        )
+    if settings.learns and settings.no_retrain and settings.aae_weights is None:
+        yield (f"--no-retrain leaves --pcoord {settings.pcoord} without a model: add --aae-weights FILE, or drop it")
+    if settings.learns and max(latent_dimensions(settings.pcoord or "aae")) >= settings.latent:
+        yield (
+            f"--pcoord {settings.pcoord} names dimensions from 0 to --latent {settings.latent} less one: raise the "
+            "second or name others"
         )
 
 
@@ -179,6 +210,8 @@ def _stores(settings: Settings) -> Iterator[str]:
     of_topics = [f"{flag(f'{topic}_ps_backend')} {backend}" for topic, backend in backends.items() if backend]
     paths = {"ps_file_dir": settings.ps_file_dir, "ps_globus_config": settings.ps_globus_config}
     of_stores = [f"{flag(name)} {shown(path)}" for name, path in paths.items() if path is not None]
+    if settings.ps_endpoints is not None:
+        of_stores.append(f"--ps-endpoints {','.join(settings.ps_endpoints)}")
     if settings.no_proxystore:
         for unused in of_topics + of_stores:
             yield f"{unused} has no meaning with --no-proxystore: drop one of them"
@@ -189,6 +222,17 @@ def _stores(settings: Settings) -> Iterator[str]:
         yield (
             f"--ps-globus-config {shown(settings.ps_globus_config)} is used by no topic: "
             "add --simulate-ps-backend globus (or infer, train) or drop it"
+        )
+    if "endpoint" in backends.values() and settings.ps_endpoints is None:
+        by_endpoint = next(text for text in of_topics if text.endswith("endpoint"))
+        yield (
+            f"{by_endpoint} has no endpoints: add --ps-endpoints UUID,UUID as `proxystore-endpoint list` tells them "
+            "at each site (between sites they need UDP, and a relay server that all reach)"
+        )
+    if settings.ps_endpoints is not None and "endpoint" not in backends.values():
+        yield (
+            f"--ps-endpoints {','.join(settings.ps_endpoints)} is used by no topic: "
+            "add --simulate-ps-backend endpoint (or infer, train) or drop it"
         )
     # A backend that was left open may become `file` when the sites are known.
     if settings.ps_file_dir is not None and not {"file", None} & set(backends.values()):
@@ -268,7 +312,7 @@ def _endpoints(settings: Settings) -> Iterator[str]:
             flags = ", ".join(f"--{topic}-ps-backend" for topic in left_open)
             yield (
                 f"what an endpoint reaches only you know: add {flags} (file where it shares --ps-file-dir, redis "
-                "with a --redishost that it reaches, globus, or none for small molecules)"
+                "with a --redishost that it reaches, globus, endpoint, or none for small molecules)"
             )
 
 

@@ -11,7 +11,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from tasks.messages import Archive, FileRecord, Ref
 
 SCHEMA_VERSION = 2
 
-Kind = Literal["equilibrate", "simulate", "infer", "train", "move", "gather", "hook"]
+Kind = Literal["equilibrate", "simulate", "infer", "coordinate", "train", "move", "gather", "hook"]
 State = Literal["waiting", "ready", "running", "computed", "complete", "fizzled", "quarantined"]
 ArtifactKind = Literal["trajectory", "end_state", "reference", "model", "archive"]
 
@@ -69,13 +69,28 @@ CREATE TABLE kept (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, value TEXT 
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 
-# Trajectories in archives whose segments have not come back yet. Not among the tables above: ledgers of the same
-# version may be without it.
-_ARCHIVED = """
+# Trajectories in archives whose segments have not come back yet, and iterations of weighted ensembles that ended
+# (`campaign.iterations`). Not among the tables above: ledgers of the same version may be without them.
+_ADDED = """
 CREATE TABLE IF NOT EXISTS archived (
     segment_id INTEGER NOT NULL, path TEXT NOT NULL, sha256 TEXT NOT NULL, PRIMARY KEY (segment_id, path)
 );
 CREATE INDEX IF NOT EXISTS artifact_archive ON artifact (path) WHERE kind = 'archive';
+CREATE TABLE IF NOT EXISTS iteration (
+    replica INTEGER NOT NULL, iteration INTEGER NOT NULL, model_version INTEGER NOT NULL,
+    n_walkers INTEGER NOT NULL, n_dimensions INTEGER NOT NULL, flux REAL NOT NULL, ended REAL NOT NULL,
+    PRIMARY KEY (replica, iteration)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS initial_state (
+    replica INTEGER NOT NULL, iteration INTEGER NOT NULL, number INTEGER NOT NULL, basis INTEGER NOT NULL,
+    PRIMARY KEY (replica, iteration, number)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS walker (
+    replica INTEGER NOT NULL, iteration INTEGER NOT NULL, walker INTEGER NOT NULL, segment_id INTEGER NOT NULL,
+    weight REAL NOT NULL, parent INTEGER NOT NULL, lineage TEXT NOT NULL, endpoint INTEGER NOT NULL,
+    bin INTEGER NOT NULL, recycled_to INTEGER, seconds REAL NOT NULL, pcoord BLOB NOT NULL,
+    PRIMARY KEY (replica, iteration, walker)
+) WITHOUT ROWID;
 """
 
 # Path of a trajectory that is on a node's scratch; in an archive it is the archive's, and its name there.
@@ -149,7 +164,7 @@ class Ledger:
                 for statement in _SCHEMA.split(";"):
                     self._db.execute(statement)
                 self.set_meta("schema_version", SCHEMA_VERSION)
-        for statement in _ARCHIVED.split(";"):
+        for statement in _ADDED.split(";"):
             self._db.execute(statement)
 
     @contextmanager
@@ -434,6 +449,17 @@ class Ledger:
         """Return what is kept under names that begin so, by the rest of the name, in the order of first keeping."""
         rows = self._db.execute("SELECT key, value FROM kept WHERE key GLOB ? || '*' ORDER BY id", (prefix,))
         return {key.removeprefix(prefix): json.loads(value) for key, value in rows}
+
+    def insert(self, table: str, rows: Iterable[Sequence[object]]) -> None:
+        """Add whole rows to a table of the schema, within the open transaction."""
+        rows = list(rows)
+        if rows:
+            places = ", ".join("?" * len(rows[0]))
+            self._db.executemany(f"INSERT INTO {table} VALUES ({places})", rows)
+
+    def select(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """Return the rows of a query."""
+        return self._db.execute(query, values).fetchall()
 
     def referenced(self) -> set[Address]:
         """Return the addresses of all data that a later process needs."""

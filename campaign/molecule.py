@@ -8,6 +8,8 @@ from pathlib import Path
 from campaign.settings import Settings
 from policies import target_file
 from tasks import models, systems
+from tasks.basis import read_basis_states
+from tasks.coordinate import rmsd_file
 from tasks.errors import BadInput
 
 
@@ -27,6 +29,10 @@ def system_spec(settings: Settings) -> systems.SystemSpec:
             openmm_system=_as_text(settings.openmm_system),
         )
     target = target_file(settings.policy)
+    of_pcoord = None if settings.pcoord is None else rmsd_file(settings.pcoord)
+    starts = settings.start or ()
+    if settings.basis_states is not None:
+        starts = tuple(read_basis_states(settings.basis_states)[0])
     return replace(
         molecule,
         solvent=settings.solvent,
@@ -36,8 +42,9 @@ def system_spec(settings: Settings) -> systems.SystemSpec:
         force_field=settings.forcefield or (),
         features=settings.features,
         store=settings.store,
-        starts=tuple(map(str, settings.start or ())),
-        target=None if target is None else str(target),
+        starts=tuple(map(str, starts)),
+        target=None if (target or of_pcoord) is None else str(target or of_pcoord),
+        target_flag="--pcoord" if target is None else "--policy",
         minimise=settings.minimise,
         temperature_K=settings.temperature,
         platform=settings.platform,

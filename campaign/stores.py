@@ -7,7 +7,8 @@ takes it, so that nothing stays on a server or in a shared folder.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Set
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import get_args
 
@@ -50,6 +51,8 @@ class Stores:
         Host and port; needed if a kind is ``redis``.
     globus_config
         Needed if a kind is ``globus``.
+    endpoints
+        UUIDs of ProxyStore's endpoints; needed if a kind is ``endpoint``.
     max_inline_bytes
         Of arrays in a message; None for what all messages carry.
     older
@@ -72,9 +75,11 @@ class Stores:
         globus_config: Path | None,
         max_inline_bytes: int | None = None,
         older: Set[StoreKind] = frozenset(),
+        endpoints: Sequence[str] | None = None,
     ) -> None:
         self._made: list[Path] = []
         self._gone: set[str] = set()
+        self._known: defaultdict[str, set[tuple[str, ...]]] = defaultdict(set)
         self.left_in_place = False
         options: dict[StoreKind, tuple[tuple[str, str], ...]] = {
             "inline": () if max_inline_bytes is None else ((MAX_INLINE_OPTION, str(max_inline_bytes)),)
@@ -92,6 +97,8 @@ class Stores:
             options["redis"] = (("hostname", redis[0]), ("port", str(redis[1])))
         if globus_config is not None:
             options["globus"] = (("endpoints", _content(globus_config)),)
+        if endpoints is not None:
+            options["endpoint"] = (("endpoints", ",".join(endpoints)),)
         name = f"wayfinder-{campaign_id[:12]}"
         specs = {
             kind: StoreSpec(f"{name}-{kind}", kind, options[kind], threshold)
@@ -111,7 +118,12 @@ class Stores:
         if not self.left_in_place:
             remove_made(self._made)
 
-    def park(self, refs: Iterable[Ref]) -> dict[Address, Ref]:
+    def know(self, refs: Iterable[Ref]) -> None:
+        """Take note of data, for a store that cannot list what lies in it, as an endpoint."""
+        for ref in refs:
+            self._known[ref.store.name].add(ref.key)
+
+    def park(self, refs: Sequence[Ref]) -> dict[Address, Ref]:
         """Bring data that are there into the run directory; return their new addresses, by the old ones.
 
         Raises
@@ -119,6 +131,7 @@ class Stores:
         TaskFailed, OSError
             When they cannot be read or written; the old ones are as they were.
         """
+        self.know(refs)
         there = {spec.name: set(self._keys(spec)) for spec in self.specs}
         found = (ref for ref in refs if ref.key in there.get(ref.store.name, ()) or ref.store.kind == "globus")
         return {address(ref): copy(ref, self.parked) for ref in found}
@@ -128,11 +141,11 @@ class Stores:
         return sum(len(self._keys(spec)) for spec in self.specs)
 
     def _keys(self, spec: StoreSpec) -> list[tuple[str, ...]]:
-        """Return a store's keys; none of a server that is gone, which is not asked again."""
+        """Return a store's keys, those known where it lists none; none of a server that is gone, and asked once."""
         if spec.name in self._gone:
             return []
         try:
-            return keys(spec)
+            return keys(spec, self._known[spec.name])
         except Unreachable as error:
             logger.warning("nothing can be done in a store: %s", error)
             self._gone.add(spec.name)
@@ -152,7 +165,7 @@ class Stores:
             surplus = [key for key in found if (spec.name, key) not in keep]
             if spec.name in self._gone:
                 continue
-            if len(surplus) == len(found):
+            if len(surplus) == len(found) and spec.kind != "endpoint":
                 clear(spec)
             else:
                 for key in surplus:

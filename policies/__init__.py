@@ -21,6 +21,8 @@ POLICIES: dict[str, Policy] = {
     "plain": Restart(candidates="none", learns=False),
     "least-counts": _NOVEL,
     "lof": _NOVEL,
+    # Weights, not scores, say where its walkers go on (`policies.weighted_ensemble`).
+    "weighted-ensemble": Restart(candidates="none", learns=True),
 }
 
 # What comes before the file that a policy steers to.

@@ -63,8 +63,9 @@ class Iteration:
     parents : ndarray of shape (n_walkers,), int64
         Walker of the iteration before that each continues; ``-1 - i`` where it begins at initial state ``i``.
     lineage : tuple of tuple of int
-        Walkers of the iteration before whose weight each carries, its parent among them; like ``parents`` where it
-        begins at an initial state.
+        Walkers of the iteration before whose weight each carries, as WESTPA's weight graph has them: its parent among
+        them; where it begins at an initial state those that were recycled to it and merged with it, or in the first
+        iteration the initial state like ``parents``.
     initial : tuple of InitialState
         Those made for this iteration.
     """
@@ -96,7 +97,7 @@ class Iteration:
         if not len(self.weights) == len(self.parents) == len(self.lineage):
             raise BrokenEnsemble(f"{where}: {len(self.weights)} weights, {len(self.parents)} parents")
         for parent, carried in zip(self.parents.tolist(), self.lineage, strict=True):
-            if parent not in carried:
+            if parent not in carried and (parent >= 0 or not carried):
                 raise BrokenEnsemble(f"{where}: walker {parent} is a parent whose weight nobody carries")
             if parent < 0 and -1 - parent not in made:
                 raise BrokenEnsemble(f"{where}: initial state {-1 - parent} was not made for it")

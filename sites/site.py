@@ -112,7 +112,7 @@ class Site:
 
 SiteMaker = Callable[[], Site]
 
-REACHES_ALL: frozenset[str] = frozenset({"file", "redis", "globus", "inline"})
+REACHES_ALL: frozenset[str] = frozenset({"file", "redis", "globus", "endpoint", "inline"})
 
 
 def no_devices(site: str, resources: Resources) -> None:

@@ -213,7 +213,7 @@ def ssh_site(
     name: str,
     access: SshAccess | None = None,
     n_workers: int = 1,
-    reaches: frozenset[str] = frozenset({"redis", "globus", "inline"}),
+    reaches: frozenset[str] = frozenset({"redis", "globus", "endpoint", "inline"}),
 ) -> Site:
     """Return a machine behind ssh, with one worker pool for whatever topic is sent there.
 

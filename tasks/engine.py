@@ -12,6 +12,7 @@ import numpy as np
 import openmm
 
 from tasks.errors import NotFinite
+from tasks.indices import Indices
 from tasks.messages import Dynamics, Ref
 from tasks.platforms import new_context, resolve_platform
 from tasks.prepared import PreparedSystem
@@ -41,6 +42,8 @@ class Engine:
         Degrees of freedom that hold kinetic energy.
     barostat
         The force that scales the box, if there is one.
+    indices
+        What is looked at of the system.
     """
 
     context: Any
@@ -50,6 +53,7 @@ class Engine:
     n_freedom: int
     periodic: bool
     barostat: Any
+    indices: Indices
 
     def begin(self, start: Mapping[str, np.ndarray], row: int, dynamics: Dynamics, seed: int) -> None:
         """Seed thermostat and barostat, and set box, positions and velocities.
@@ -141,6 +145,7 @@ def make_engine(prepared: PreparedSystem, context: Any) -> Engine:
         n_freedom,
         prepared.box is not None,
         barostat,
+        Indices.from_arrays(prepared.to_arrays()),
     )
 
 

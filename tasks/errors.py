@@ -39,3 +39,9 @@ class HookFailed(TaskFailed):
     """A hook that the user wrote raised, returned what cannot be kept, or took too long."""
 
     kind = "hook"
+
+
+class CoordinateFailed(TaskFailed):
+    """A progress coordinate is not finite, or the user's function of it raised or returned what is none."""
+
+    kind = "coordinate"

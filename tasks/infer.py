@@ -8,33 +8,19 @@ from __future__ import annotations
 
 import io
 import time
-from collections import OrderedDict
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tasks.features import coverage, empty_cells, pc_cells, phi_psi_cells, rmsd_nm
 from tasks.files import stage
+from tasks.indices import Indices
 from tasks.messages import EmbedResult, EmbedSpec, FileRecord, Nearest
 from tasks.models import Model, fit_pca, load_model
 from tasks.novelty import novelty
-from tasks.periodic import make_whole
 from tasks.reference import ReferenceSet, Sample, reservoir
 from tasks.transport import fetch, ship
-
-_KEPT = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Indices:
-    """What inference looks at; the arrays of `tasks.prepared.PreparedSystem` of the same names."""
-
-    features: np.ndarray
-    phi: np.ndarray
-    psi: np.ndarray
-    n_atoms: int
-    feature_tree: np.ndarray | None
-    target: np.ndarray | None
+from tasks.warm import warm_indices, warm_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +43,10 @@ class NewFrames:
     boxes: np.ndarray | None
 
 
-_indices: OrderedDict[str, Indices] = OrderedDict()
-_models: OrderedDict[tuple[str, ...], Model] = OrderedDict()
-
-
 def embed(spec: EmbedSpec) -> EmbedResult:
     """Return scores of new frames, candidates to start from, and the next reference set."""
     began = time.perf_counter()
-    indices = _system_indices(spec)
+    indices = warm_indices(spec.system, spec.system_id)
     frames = [fetch(ref) for _, ref in spec.batches]
     before = _reference(spec, indices)
     fetched = time.perf_counter()
@@ -100,21 +82,6 @@ def embed(spec: EmbedSpec) -> EmbedResult:
     )
 
 
-def _system_indices(spec: EmbedSpec) -> Indices:
-    if spec.system_id not in _indices:
-        arrays = fetch(spec.system)
-        _indices[spec.system_id] = Indices(
-            arrays["feature_indices"],
-            arrays["phi_indices"],
-            arrays["psi_indices"],
-            len(arrays["positions"]),
-            arrays.get("feature_tree"),
-            arrays.get("target"),
-        )
-        _forget_oldest(_indices)
-    return _indices[spec.system_id]
-
-
 def _reference(spec: EmbedSpec, indices: Indices) -> ReferenceSet:
     if spec.reference is not None:
         return ReferenceSet.from_arrays(fetch(spec.reference))
@@ -132,10 +99,7 @@ def _new_frames(spec: EmbedSpec, frames: list[dict[str, np.ndarray]], indices: I
         [(segment, k) for (segment, _), part in zip(spec.batches, positions, strict=True) for k in range(len(part))],
         dtype=np.int64,
     )
-    points = joined[:, indices.features]
-    if boxes is not None and indices.feature_tree is not None:
-        # Or a molecule that leaves the box would seem to change its shape.
-        points = make_whole(points, boxes, indices.feature_tree)
+    points = indices.points(joined, boxes)
     return NewFrames(joined, Sample(ids, points, np.empty((len(ids), 0), np.float32)), owner, boxes)
 
 
@@ -157,11 +121,7 @@ def _embedded(spec: EmbedSpec, before: ReferenceSet, new: NewFrames) -> tuple[Re
 def _model(spec: EmbedSpec, before: ReferenceSet) -> Model:
     if spec.model is None:
         return load_model(before.pca.tobytes())
-    key = (spec.model.store.name, *spec.model.key)
-    if spec.model.data is not None or key not in _models:
-        _models[key] = load_model(fetch(spec.model)["model"].tobytes())
-        _forget_oldest(_models)
-    return _models[key]
+    return warm_model(spec.model)
 
 
 def _scores(spec: EmbedSpec, before: ReferenceSet, new: NewFrames, rng: np.random.Generator) -> np.ndarray:
@@ -265,6 +225,7 @@ def _keep(spec: EmbedSpec, arrays: dict[str, np.ndarray]) -> FileRecord | None:
     return stage(spec.run_dir, name, buffer.getvalue(), spec.attempt)
 
 
-def _forget_oldest(cache: OrderedDict[str, Indices] | OrderedDict[tuple[str, ...], Model]) -> None:
-    while len(cache) > _KEPT:
-        cache.popitem(last=False)
+if __name__ == "__main__":
+    from tasks.pcoord_file import main
+
+    raise SystemExit(main())

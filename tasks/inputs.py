@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,26 +11,13 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
+from tasks import reading
 from tasks.errors import BadInput
 from tasks.messages import Solvent
 
 # Heavy hydrogens slow the fastest angle vibrations, so that 4 fs are stable.
 HYDROGEN_MASS_AMU = 3.0
 CUTOFF_NM = 0.9
-
-# What OpenMM's readers raise for a file that is not what its name says: they do not check, they stumble.
-_STUMBLES = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    openmm.OpenMMException,
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,14 +141,9 @@ def read_openmm(xml: Path, pdb: Path) -> Molecule:
     return Molecule(system, state.topology, positions)
 
 
-@contextmanager
-def said_of(file: str, remedy: str) -> Iterator[None]:
-    """Turn what a reader raises into a sentence on its file."""
-    try:
-        yield
-    except _STUMBLES as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
-        raise BadInput(f"{file} cannot be used ({reason[:200] or type(error).__name__}): {remedy}") from error
+def said_of(file: str, remedy: str) -> AbstractContextManager[None]:
+    """Turn what one of OpenMM's readers raises into a sentence on its file."""
+    return reading.said_of(file, remedy, (*reading.STUMBLES, openmm.OpenMMException))
 
 
 def _check_count(topology_file: Path, topology: Any, coordinate_file: Path, positions: np.ndarray) -> None:

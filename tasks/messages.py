@@ -9,15 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Topic = Literal["equilibrate", "simulate", "infer", "train", "move", "gather", "hook"]
-StoreKind = Literal["file", "redis", "globus", "inline"]
+Topic = Literal["equilibrate", "simulate", "infer", "coordinate", "train", "move", "gather", "hook"]
+StoreKind = Literal["file", "redis", "globus", "endpoint", "inline"]
 Embedding = Literal["aae", "pca", "none"]
 Candidates = Literal["novel", "nearest", "uniform", "none"]
 Novelty = Literal["sparsity", "lof", "least-counts"]
 Precision = Literal["single", "mixed", "double"]
 Solvent = Literal["implicit", "explicit", "vacuum"]
 Role = Literal["md", "ml", "host"]
-Cargo = tuple[Literal["frames", "offer"], int]
+Cargo = tuple[Literal["frames", "offer", "basis"], int]
+CoordinateKind = Literal["aae", "phi-psi", "rmsd", "position", "function"]
 Moment = Literal["before-segment", "after-segment", "after-campaign", "continue-until"]
 
 
@@ -178,6 +179,39 @@ class Dynamics:
 
 
 @dataclass(frozen=True, slots=True)
+class Coordinate:
+    """A progress coordinate: what weighted ensemble bins (`tasks.coordinate`).
+
+    It holds nothing that grows with the system: atoms and structures are those of the prepared system.
+
+    Attributes
+    ----------
+    names
+        Of its dimensions.
+    latent
+        Of an embedding, which dimensions of it.
+    function, here
+        The user's, as ``module:function``, and where the campaign was started: its modules can be imported.
+    """
+
+    kind: CoordinateKind
+    names: tuple[str, ...]
+    latent: tuple[int, ...] = ()
+    function: str | None = None
+    here: str | None = None
+
+    @property
+    def n_dimensions(self) -> int:
+        """Numbers of a frame."""
+        return len(self.names)
+
+    @property
+    def learned(self) -> bool:
+        """Whether a model is needed."""
+        return self.kind == "aae"
+
+
+@dataclass(frozen=True, slots=True)
 class SegmentSpec:
     """One segment to run; equal specs give equal dynamics (``attempt`` plays no part).
 
@@ -197,6 +231,10 @@ class SegmentSpec:
         Where the trajectory goes; None if the site does not share it.
     scratch
         Where it waits to be gathered; None if it goes there at once.
+    coordinate
+        Progress coordinate to compute, or to leave the learning site what it needs for; None for neither.
+    replica
+        Of weighted ensembles side by side, the one that it belongs to.
     """
 
     segment_id: int
@@ -215,6 +253,8 @@ class SegmentSpec:
     run_dir: str | None
     trajectory_format: Literal["dcd", "xtc"] = "dcd"
     scratch: Scratch | None = None
+    coordinate: Coordinate | None = None
+    replica: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,10 +265,14 @@ class SegmentResult:
     ----------
     frames
         ``positions`` (n_frames, n_atoms, 3) float32; ``box`` (n_frames, 3, 3) float32 if the system is periodic.
+        ``start`` (1, n_features, 3) float32, the start as the model sees it, where the coordinate is learned.
     end
         ``positions`` and ``velocities`` (1, n_atoms, 3) float64, to carry on from; ``box`` (1, 3, 3) likewise.
     archive
         What was gathered on the node after it, where there was enough.
+    pcoord
+        Progress coordinate (n_frames + 1, n_dimensions) of the start and of each frame, float32
+        (`tasks.coordinate.unpack_pcoord`); empty where none was asked for, or a model is needed.
     """
 
     segment_id: int
@@ -243,6 +287,7 @@ class SegmentResult:
     trajectory: FileRecord | None
     seconds: dict[str, float]
     archive: Archive | None = None
+    pcoord: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,6 +448,60 @@ class EmbedResult:
     n_reference: int
     seconds: dict[str, float]
     nearest: Nearest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinateSpec:
+    """Frames whose progress coordinate is to be computed, all by one model version.
+
+    Attributes
+    ----------
+    batches
+        ``(segment_id, arrays)``: frames of a segment, the start first where they hold it, or its end state.
+    basis, basis_rows
+        ``positions`` (n_rows, n_atoms, 3) and any ``box`` of basis states, and which of them.
+    basis_numbers
+        Which basis states these rows are.
+    model
+        None where the coordinate needs none.
+    """
+
+    task_id: int
+    attempt: int
+    system: Ref
+    system_id: str
+    coordinate: Coordinate
+    batches: tuple[tuple[int, Ref], ...]
+    model: Ref | None
+    model_version: int
+    store: StoreSpec
+    basis: Ref | None = None
+    basis_rows: tuple[int, ...] = ()
+    basis_numbers: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinateResult:
+    """Progress coordinates, float32 (`tasks.coordinate.unpack_pcoord`).
+
+    Attributes
+    ----------
+    pcoord
+        ``(segment_id, rows)`` of each batch, in their order: a row for each frame, after the start's where that was
+        there.
+    basis
+        A row for each basis state that was asked for.
+    n_frames
+        Rows in all.
+    """
+
+    task_id: int
+    attempt: int
+    model_version: int
+    pcoord: tuple[tuple[int, bytes], ...]
+    basis: bytes
+    n_frames: int
+    seconds: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)

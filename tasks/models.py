@@ -17,6 +17,7 @@ import numpy as np
 from MDAnalysis.lib.qcprot import CalcRMSDRotationalMatrix
 
 from tasks.errors import BadInput
+from tasks.selection import MIN_FEATURES
 
 if TYPE_CHECKING:
     from tasks.aae import Autoencoder
@@ -96,7 +97,7 @@ def align(points: np.ndarray, reference: np.ndarray) -> np.ndarray:
         When frames and reference differ in their number of points, or have fewer than three.
     """
     n_points = len(reference)
-    if points.shape[1:] != (n_points, 3) or n_points < 3:
+    if points.shape[1:] != (n_points, 3) or n_points < MIN_FEATURES:
         raise ValueError(f"frames of shape {points.shape[1:]} cannot be aligned to {n_points} points: give 3 or more")
     target = reference.astype(np.float64)
     target -= target.mean(axis=0)
@@ -110,6 +111,14 @@ def align(points: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return centred @ rotations.reshape(-1, 3, 3)
 
 
+def _laid(points: np.ndarray, structure: np.ndarray) -> np.ndarray:
+    """Return frames aligned to a structure, or moved by it where there are too few points for an orientation."""
+    if len(structure) < MIN_FEATURES and points.shape[1:] == structure.shape:
+        # A particle in a potential has no shape; what it has is a place.
+        return np.asarray(points.astype(np.float64) - structure)
+    return align(points, structure)
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Alignment:
     """How a model's inputs are brought to a common orientation and unit variance.
@@ -117,7 +126,7 @@ class Alignment:
     Attributes
     ----------
     structure : ndarray of shape (n_points, 3), float64
-        In nm, centred.
+        In nm; centred, unless there are too few points for an orientation: then it is where they are on average.
     scale
         In nm: the standard deviation of all aligned training coordinates.
     """
@@ -132,7 +141,7 @@ class Alignment:
 
     def standardize(self, points: np.ndarray) -> np.ndarray:
         """Return aligned and scaled frames (n_frames, n_points, 3), float32, without unit."""
-        return (align(points, self.structure) / self.scale).astype(np.float32)
+        return (_laid(points, self.structure) / self.scale).astype(np.float32)
 
 
 def fit_alignment(points: np.ndarray) -> Alignment:
@@ -144,6 +153,10 @@ def fit_alignment(points: np.ndarray) -> Alignment:
         Coordinates in nm.
     """
     sample = points[:: -(-len(points) // _ALIGNMENT_FRAMES)]
+    if points.shape[1] < MIN_FEATURES:
+        structure = sample.mean(axis=0, dtype=np.float64)
+        # One frame alone says nothing of the spread.
+        return Alignment(structure, float(_laid(sample, structure).std()) or 1.0)
     structure = points[0].astype(np.float64)
     for _ in range(_ALIGNMENT_ROUNDS):
         structure = align(sample, structure).mean(axis=0)
@@ -333,8 +346,8 @@ def _read_aae(data: bytes) -> AAEModel:
 
 
 def _checked_alignment(structure: np.ndarray, scale: float) -> Alignment:
-    if structure.ndim != 2 or structure.shape[1] != 3 or len(structure) < 3 or not np.isfinite(structure).all():
-        raise ValueError(f"an alignment structure of shape {structure.shape}, with NaN or infinity or too few points")
+    if structure.ndim != 2 or structure.shape[1] != 3 or not len(structure) or not np.isfinite(structure).all():
+        raise ValueError(f"an alignment structure of shape {structure.shape}, with NaN or infinity or no points")
     if not (np.isfinite(scale) and scale > 0):
         raise ValueError(f"a scale of {scale} nm")
     return Alignment(structure.astype(np.float64), scale)

@@ -46,6 +46,10 @@ class PreparedSystem:
         Where walkers begin, in nm; None for ``positions`` alone.
     start_boxes : ndarray of shape (n_starts, 3, 3), float64
         Their boxes in nm; None where there are no starts or no box.
+    start_names : tuple of str
+        Their files; None where there are no starts.
+    start_probabilities : ndarray of shape (n_starts,), float64
+        How probable it is that a walker begins at each; None where each is as probable as any other.
     target : ndarray of shape (n_features, 3), float64
         Where the atoms that the model sees are in a structure to steer to, in nm; None where there is none.
     digest
@@ -66,6 +70,8 @@ class PreparedSystem:
     feature_tree: np.ndarray | None = None
     starts: np.ndarray | None = None
     start_boxes: np.ndarray | None = None
+    start_names: tuple[str, ...] | None = None
+    start_probabilities: np.ndarray | None = None
     target: np.ndarray | None = None
     digest: str = field(init=False)
 
@@ -81,6 +87,18 @@ class PreparedSystem:
     def n_starts(self) -> int:
         """Number of structures that walkers begin from."""
         return 1 if self.starts is None else len(self.starts)
+
+    @property
+    def basis_names(self) -> tuple[str, ...]:
+        """Names of these structures: their files, or the system's."""
+        return (self.name,) * self.n_starts if self.start_names is None else self.start_names
+
+    @property
+    def basis_probabilities(self) -> np.ndarray:
+        """How probable it is that a walker begins at each (n_starts,), float64; their sum is one."""
+        if self.start_probabilities is None:
+            return np.full(self.n_starts, 1.0 / self.n_starts)
+        return self.start_probabilities
 
     def basis(self) -> dict[str, np.ndarray]:
         """Return where walkers begin, as segments take it: ``positions`` (n_starts, n_atoms, 3) and any ``box``."""
@@ -116,6 +134,8 @@ class PreparedSystem:
             feature_tree=arrays.get("feature_tree"),
             starts=arrays.get("starts"),
             start_boxes=arrays.get("start_boxes"),
+            start_names=tuple(_to_text(arrays["start_names"]).split("\0")) if "start_names" in arrays else None,
+            start_probabilities=arrays.get("start_probabilities"),
             target=arrays.get("target"),
         )
         sent = _to_text(arrays["digest"])
@@ -132,6 +152,9 @@ class PreparedSystem:
             "feature_tree": self.feature_tree,
             "starts": self.starts,
             "start_boxes": self.start_boxes,
+            # No path holds a NUL.
+            "start_names": None if self.start_names is None else _to_bytes("\0".join(self.start_names)),
+            "start_probabilities": self.start_probabilities,
             "target": self.target,
         }
         return {

@@ -7,10 +7,12 @@ that an equal `SegmentSpec` gives equal dynamics, bit for bit on the Reference p
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 
+from tasks.coordinate import pack_pcoord, values
 from tasks.engine import (
     Engine,
     box_of,
@@ -21,7 +23,9 @@ from tasks.engine import (
     velocities_of,
     warm_engine,
 )
+from tasks.errors import CoordinateFailed
 from tasks.gather import gather_when_due
+from tasks.indices import Indices
 from tasks.messages import SegmentResult, SegmentSpec
 from tasks.trajectory import write_trajectory
 from tasks.transport import fetch, ship
@@ -34,6 +38,8 @@ def run_segment(spec: SegmentSpec) -> SegmentResult:
     ------
     NotFinite
         When a coordinate, velocity or the energy is NaN or infinite (the Reference platform does not say so itself).
+    CoordinateFailed
+        When the progress coordinate is not finite, or the user's function of it fails.
     """
     return begin_segment(spec)()
 
@@ -49,7 +55,8 @@ def begin_segment(spec: SegmentSpec) -> Callable[[], SegmentResult]:
     began = time.perf_counter()
     engine = warm_engine(spec.system, spec.system_id, spec.dynamics)
     with nan_named(_name(spec)):
-        engine.begin(fetch(spec.start), spec.start_row, spec.dynamics, spec.seed)
+        start = fetch(spec.start)
+        engine.begin(start, spec.start_row, spec.dynamics, spec.seed)
         ready = time.perf_counter()
         frames, temperature = _integrate(engine, spec)
         energy, end = _end_state(engine)
@@ -60,9 +67,12 @@ def begin_segment(spec: SegmentSpec) -> Callable[[], SegmentResult]:
 
     def finish() -> SegmentResult:
         turned = time.perf_counter()
+        with _failure_named(spec):
+            pcoord, start_points = _observe(engine.indices, spec, start, frames)
+        observed = time.perf_counter()
         trajectory = write_trajectory(spec, positions[:, engine.stored_indices], frames.get("box"))
         written = time.perf_counter()
-        frames_ref, end_ref = ship(frames, spec.store), ship(end, spec.store)
+        frames_ref, end_ref = ship({**frames, **start_points}, spec.store), ship(end, spec.store)
         shipped = time.perf_counter()
         archive = gather_when_due(spec.scratch, spec.run_dir) if spec.scratch and spec.run_dir else None
         return SegmentResult(
@@ -79,11 +89,13 @@ def begin_segment(spec: SegmentSpec) -> Callable[[], SegmentResult]:
             seconds={
                 "prepare": ready - began,
                 "integrate": integrated - ready,
-                "write": written - turned,
+                "observe": observed - turned,
+                "write": written - observed,
                 "ship": shipped - written,
                 "gather": time.perf_counter() - shipped,
             },
             archive=archive,
+            pcoord=pcoord,
         )
 
     return finish
@@ -107,6 +119,33 @@ def _integrate(engine: Engine, spec: SegmentSpec) -> tuple[dict[str, np.ndarray]
         temperatures += engine.temperature(velocities_of(state))
     frames = {"positions": positions, "box": boxes} if engine.periodic else {"positions": positions}
     return frames, temperatures / dynamics.n_frames
+
+
+def _observe(
+    indices: Indices, spec: SegmentSpec, start: Mapping[str, np.ndarray], frames: Mapping[str, np.ndarray]
+) -> tuple[bytes, dict[str, np.ndarray]]:
+    """Return the progress coordinate of start and frames, packed; or the start as the model that it needs sees it."""
+    coordinate = spec.coordinate
+    if coordinate is None:
+        return b"", {}
+    row = slice(spec.start_row, spec.start_row + 1)
+    # As frames are kept, so that a segment's first row equals the last one of its parent to the last bit.
+    positions, box = start["positions"][row].astype(np.float32), None
+    if indices.box is not None:
+        box = (start["box"][row] if "box" in start else indices.box[None]).astype(np.float32)
+    if coordinate.learned:
+        return b"", {"start": indices.points(positions, box)}
+    boxes = None if box is None else np.concatenate([box, frames["box"]])
+    rows = values(coordinate, np.concatenate([positions, frames["positions"]]), boxes, indices)
+    return pack_pcoord(rows), {}
+
+
+@contextmanager
+def _failure_named(spec: SegmentSpec) -> Iterator[None]:
+    try:
+        yield
+    except CoordinateFailed as error:
+        raise CoordinateFailed(f"{_name(spec)}: {error}") from error
 
 
 def _end_state(engine: Engine) -> tuple[float, dict[str, np.ndarray]]:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import openmm
@@ -16,6 +11,7 @@ import openmm
 from tasks.engine import box_of, positions_of
 from tasks.errors import BadInput
 from tasks.inputs import said_of
+from tasks.reading import box_around, open_atoms, reading
 
 
 def structure_files(paths: Iterable[str]) -> list[Path]:
@@ -39,7 +35,7 @@ def _is_seen(path: Path) -> bool:
     return path.is_file() and not path.name.startswith(".")
 
 
-def read_structure(path: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray | None]:
+def read_structure(path: Path, names: list[str], flag: str = "--start") -> tuple[np.ndarray, np.ndarray | None]:
     """Return the positions (n_atoms, 3) and any box (3, 3) of a structure, float64 in nm.
 
     A file ``.xml`` is a State that OpenMM serialised; all others are MDAnalysis' business.
@@ -48,67 +44,42 @@ def read_structure(path: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray
     ----------
     names
         Of the atoms that it must hold, in their order. A State has no names.
+    flag
+        How messages say where the file is named.
 
     Raises
     ------
     BadInput
         When the file cannot be read or holds other atoms.
     """
-    positions, box, named = _read_state(path) if path.suffix == ".xml" else _read_by_mdanalysis(path)
+    said = f"{flag} {path}"
+    positions, box, named = _read_state(path, said) if path.suffix == ".xml" else _read_by_mdanalysis(path, said)
     if len(positions) != len(names):
         raise BadInput(
-            f"--start {path} has {len(positions)} atoms and the system {len(names)}: "
+            f"{said} has {len(positions)} atoms and the system {len(names)}: "
             "give structures with every atom of the system, hydrogens and water too"
         )
     theirs = names if named is None else named
     wrong = next((i for i, (here, there) in enumerate(zip(names, theirs, strict=True)) if here != there), None)
     if wrong is not None:
         raise BadInput(
-            f"--start {path} has {theirs[wrong]} as atom {wrong + 1} where the system has {names[wrong]}: "
+            f"{said} has {theirs[wrong]} as atom {wrong + 1} where the system has {names[wrong]}: "
             "give structures whose atoms are in the system's order"
         )
     if not np.isfinite(positions).all():
-        raise BadInput(f"--start {path} holds coordinates that are no numbers: write it again")
+        raise BadInput(f"{said} holds coordinates that are no numbers: write it again")
     return positions, box
 
 
-def _read_state(path: Path) -> tuple[np.ndarray, np.ndarray, None]:
+def _read_state(path: Path, said: str) -> tuple[np.ndarray, np.ndarray, None]:
     """Return positions and box of a State, which knows no names."""
-    with said_of(f"--start {path}", "give a State with positions that openmm.XmlSerializer wrote"):
+    with said_of(said, "give a State with positions that openmm.XmlSerializer wrote"):
         state = openmm.XmlSerializer.deserialize(path.read_text(encoding="utf-8"))
         return positions_of(state), box_of(state), None
 
 
-def _read_by_mdanalysis(path: Path) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
+def _read_by_mdanalysis(path: Path, said: str) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
     """Return positions, any box, and the atoms' names."""
-    with reading(f"--start {path}"):
+    with reading(said):
         atoms = open_atoms(path)
         return atoms.positions.astype(np.float64) / 10, box_around(atoms), [str(name) for name in atoms.names]
-
-
-@contextmanager
-def reading(said: str) -> Iterator[None]:
-    """Turn what MDAnalysis raises into a sentence on a structure file, and hear no warnings."""
-    with said_of(said, "give a structure file such as PDB or GRO"), warnings.catch_warnings():
-        # Of what a structure file leaves out, and we do not need.
-        warnings.simplefilter("ignore")
-        yield
-
-
-def open_atoms(path: Path) -> Any:
-    """Return the atoms of a structure file as MDAnalysis has them; within `reading`."""
-    import MDAnalysis
-
-    if not path.is_file():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-    return MDAnalysis.Universe(str(path)).atoms
-
-
-def box_around(atoms: Any) -> np.ndarray | None:
-    """Return the box (3, 3) of MDAnalysis' atoms in nm, float64; None where they have none."""
-    from MDAnalysis.lib.mdamath import triclinic_vectors
-
-    # GROMACS writes zeros where there is no box.
-    if atoms.dimensions is None or not np.all(atoms.dimensions[:3] > 0):
-        return None
-    return np.asarray(triclinic_vectors(atoms.dimensions), dtype=np.float64) / 10

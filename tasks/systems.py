@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import openmm
 from openmm import app, unit
 
+from tasks.basis import read_basis_states
 from tasks.errors import BadInput
 from tasks.inputs import Molecule, read_amber, read_gromacs, read_openmm
 from tasks.messages import Solvent
@@ -23,12 +24,14 @@ from tasks.minimise import MINIMISER_STEPS, minimise
 from tasks.pdb import read_pdb
 from tasks.peptides import check_sequence, peptide_pdb
 from tasks.periodic import bond_tree, make_whole, nearest_tree
-from tasks.platforms import resolve_platform
+from tasks.platforms import host_platform, resolve_platform
 from tasks.prepared import PreparedSystem
 from tasks.selection import backbone_dihedrals, select_atoms
 from tasks.solvation import add_barostat, add_water, build_system, check_templates, load_force_field
-from tasks.structures import read_structure, structure_files
+from tasks.starts import Starts, bonds_of, check_box, read_starts
+from tasks.structures import structure_files
 from tasks.target import read_target
+from tasks.wells import double_well
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +42,12 @@ _HEAVY_HYDROGEN_AMU = 2.0
 
 Files = tuple[str, str]
 
-_SOURCES = ("sequence", "pdb", "amber", "gromacs", "openmm_system")
+_SOURCES = ("sequence", "pdb", "amber", "gromacs", "openmm_system", "particle")
 
 
 @dataclass(frozen=True, slots=True)
 class SystemSpec:
-    """A molecular system to prepare, from one of ``sequence``, ``pdb``, ``amber``, ``gromacs``, ``openmm_system``.
+    """A system to prepare, from a sequence, a PDB file, files of another program, or a particle: one of them.
 
     Attributes
     ----------
@@ -60,6 +63,8 @@ class SystemSpec:
         Paths of a topology and of coordinates.
     openmm_system
         Paths of a serialised System and of a PDB file.
+    particle
+        ``double-well``, one particle in a potential (`tasks.wells`).
     solvent
         None for what the files say, and implicit where there are none.
     padding_nm, ionic_strength_M
@@ -73,10 +78,15 @@ class SystemSpec:
         `tasks.selection.select_atoms`.
     starts
         Paths of structures with the same atoms, to start from instead; folders stand for the files in them.
+    basis_states
+        Path of a folder of structures with the same atoms and their probabilities (`tasks.basis`), to start from
+        instead. They are a sample of some state, so they are taken as they are, and not minimised. Velocities of
+        a State are left out: walkers draw theirs, or all that begin at one state would begin alike.
     minimise
         Relax structures; otherwise they are only checked.
-    target
-        Path of a structure that inference compares frames with; it holds at least what the model sees.
+    target, target_flag
+        Path of a structure that frames are compared with, which holds at least what the model sees; and where the
+        user named it.
     platform
         Name of an OpenMM platform, or ``auto``.
     seed
@@ -90,6 +100,7 @@ class SystemSpec:
     amber: Files | None = None
     gromacs: Files | None = None
     openmm_system: Files | None = None
+    particle: Literal["double-well"] | None = None
     solvent: Solvent | None = None
     padding_nm: float = 1.0
     ionic_strength_M: float = 0.15
@@ -98,7 +109,9 @@ class SystemSpec:
     features: str | None = None
     store: str | None = None
     starts: tuple[str, ...] = ()
+    basis_states: str | None = None
     target: str | None = None
+    target_flag: Literal["--policy", "--pcoord"] = "--policy"
     minimise: bool = True
     temperature_K: float = 300.0
     platform: str = "auto"
@@ -109,6 +122,7 @@ NAMED_SYSTEMS: Mapping[str, SystemSpec] = {
     "alanine-dipeptide": SystemSpec("alanine-dipeptide", sequence="A", cap=True),
     # CLN025 (Honda et al. 2008, doi:10.1021/ja8030533), the stabler chignolin.
     "chignolin": SystemSpec("chignolin", sequence="YYDPETGTWY"),
+    "double-well": SystemSpec("double-well", particle="double-well"),
 }
 
 
@@ -145,17 +159,17 @@ def prepare(spec: SystemSpec) -> PreparedSystem:
     molecule = _molecule(spec, source)
     system, topology, box = molecule.system, molecule.topology, molecule.box
     # Before minimising, which takes the longest.
-    platform = resolve_platform(spec.platform, topology.getNumAtoms())
+    platform = _platform(spec, topology.getNumAtoms())
     start = molecule.positions
     features, stored, restrained = select_atoms(_pdb_text(topology, start), spec.features, spec.store)
     if box is not None:
-        _check_box(system, box, source)
-        start = make_whole(start[None], box[None], bond_tree(len(start), _bonds(molecule)))[0]
+        check_box(system, box, source)
+        start = make_whole(start[None], box[None], bond_tree(len(start), bonds_of(molecule)))[0]
     tree = None if box is None else nearest_tree(start[features], box)
-    target = None if spec.target is None else read_target(Path(spec.target), topology, features, tree)
+    target = _target(spec, topology, features, tree)
     max_steps = MINIMISER_STEPS if spec.minimise else 0
     positions = minimise(system, start, source, max_steps=max_steps)
-    starts, start_boxes = _starts(spec.starts, molecule, max_steps)
+    starts = _starts(spec, molecule, max_steps)
     phi, psi = backbone_dihedrals(topology)
     return PreparedSystem(
         name=spec.name,
@@ -170,30 +184,35 @@ def prepare(spec: SystemSpec) -> PreparedSystem:
         platform=platform,
         box=box,
         feature_tree=tree,
-        starts=starts,
-        start_boxes=start_boxes,
+        starts=starts.positions,
+        start_boxes=starts.boxes,
+        start_names=starts.names,
+        start_probabilities=starts.probabilities,
         target=target,
     )
 
 
-def _starts(
-    paths: tuple[str, ...], molecule: Molecule, max_steps: int
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Return structures to start from, minimised so far, and their boxes; None where none are given."""
-    if not paths:
-        return None, None
-    tree = bond_tree(len(molecule.positions), _bonds(molecule))
-    starts, boxes = [], []
-    for path in structure_files(paths):
-        positions, box = read_structure(path, [atom.name for atom in molecule.topology.atoms()])
-        if molecule.box is not None:
-            box = molecule.box if box is None else box
-            _check_box(molecule.system, box, f"starting structure {path}")
-            positions = make_whole(positions[None], box[None], tree)[0]
-            boxes.append(box)
-        source = f"starting structure {path}"
-        starts.append(minimise(molecule.system, positions, source, box, max_steps=max_steps))
-    return np.stack(starts), np.stack(boxes) if boxes else None
+def _platform(spec: SystemSpec, n_atoms: int) -> str:
+    """Return the platform to run on: one particle is no work for a GPU, which ``auto`` would take."""
+    if spec.particle is not None and spec.platform == "auto":
+        return host_platform(n_atoms)
+    return resolve_platform(spec.platform, n_atoms)
+
+
+def _target(spec: SystemSpec, topology: Any, features: np.ndarray, tree: np.ndarray | None) -> np.ndarray | None:
+    if spec.target is None:
+        return None
+    return read_target(Path(spec.target), topology, features, tree, spec.target_flag)
+
+
+def _starts(spec: SystemSpec, molecule: Molecule, max_steps: int) -> Starts:
+    """Return structures to start from, minimised so far; nothing where none are given."""
+    if spec.basis_states is not None:
+        paths, probabilities = read_basis_states(Path(spec.basis_states))
+        return read_starts(paths, molecule, "--basis-states", max_steps=0, probabilities=probabilities)
+    if not spec.starts:
+        return Starts()
+    return read_starts(structure_files(spec.starts), molecule, "--start", max_steps=max_steps)
 
 
 def _check(spec: SystemSpec) -> None:
@@ -203,6 +222,14 @@ def _check(spec: SystemSpec) -> None:
         raise BadInput(f"system {spec.name!r} has {said}: give one of {', '.join(_SOURCES)}")
     if spec.pdb is not None and spec.cap:
         raise BadInput(f"cap is for sequences: put ACE and NME into {spec.pdb} or leave cap out")
+    if spec.particle is not None and (spec.solvent is not None or spec.force_field):
+        what = f"--solvent {spec.solvent}" if spec.solvent else f"--forcefield {','.join(spec.force_field)}"
+        raise BadInput(f"{what} is for molecules and {spec.name} is a particle in a potential of its own: drop it")
+    if spec.basis_states is not None and spec.starts:
+        raise BadInput(
+            f"--start {spec.starts[0]} and --basis-states {spec.basis_states} both say where walkers begin: "
+            "give one of them"
+        )
     if spec.sequence is not None:
         check_sequence(spec.sequence)
         if len(spec.sequence) == 1 and not spec.cap:
@@ -220,11 +247,15 @@ def _source(spec: SystemSpec) -> str:
     files = spec.amber or spec.gromacs or spec.openmm_system
     if files is not None:
         return f"the system of {' and '.join(files)}"
+    if spec.particle is not None:
+        return f"the particle of {spec.name}"
     return f"PDB file {spec.pdb}" if spec.pdb is not None else f"sequence {spec.sequence!r}"
 
 
 def _molecule(spec: SystemSpec, source: str) -> Molecule:
     """Return the molecule with its force field, its barostat included, before it is minimised."""
+    if spec.particle is not None:
+        return double_well()
     if spec.openmm_system is not None:
         molecule = read_openmm(*_paths(spec.openmm_system))
         _warn_of_light_hydrogens(molecule, source)
@@ -268,35 +299,6 @@ def _warn_of_light_hydrogens(molecule: Molecule, source: str) -> None:
     ]
     if masses and min(masses) < _HEAVY_HYDROGEN_AMU:
         logger.warning("%s has hydrogens of %.3g Da: give --timestep-fs 2 or less", source, min(masses))
-
-
-def _check_box(system: Any, box: np.ndarray, source: str) -> None:
-    """Refuse a box in which an atom would meet itself within the cutoff."""
-    cutoffs = [
-        force.getCutoffDistance().value_in_unit(unit.nanometer)
-        for force in system.getForces()
-        if isinstance(force, openmm.NonbondedForce) and force.usesPeriodicBoundaryConditions()
-    ]
-    width = float(box.diagonal().min())
-    if cutoffs and width < 2 * max(cutoffs):
-        raise BadInput(
-            f"{source} has a box {width:.3g} nm wide, less than twice the cutoff of {max(cutoffs):g} nm: "
-            "take a larger box (--padding-nm where water is added)"
-        )
-
-
-def _bonds(molecule: Molecule) -> Iterator[tuple[int, int]]:
-    """Yield pairs of atoms that hang together, as the topology or the force field says: neither need say all."""
-    for one, other in molecule.topology.bonds():
-        yield one.index, other.index
-    for i in range(molecule.system.getNumConstraints()):
-        one, other, _ = molecule.system.getConstraintParameters(i)
-        yield one, other
-    for force in molecule.system.getForces():
-        if isinstance(force, openmm.HarmonicBondForce):
-            for i in range(force.getNumBonds()):
-                one, other, _, _ = force.getBondParameters(i)
-                yield one, other
 
 
 def _heavy_atoms(spec: SystemSpec, force_field: Any, name: str) -> Any:

@@ -9,11 +9,13 @@ import numpy as np
 
 from tasks.errors import BadInput
 from tasks.periodic import make_whole
-from tasks.selection import SALT
-from tasks.structures import box_around, open_atoms, reading
+from tasks.reading import box_around, open_atoms, reading
+from tasks.selection import MIN_FEATURES, SALT
 
 
-def read_target(path: Path, topology: Any, features: np.ndarray, tree: np.ndarray | None) -> np.ndarray:
+def read_target(
+    path: Path, topology: Any, features: np.ndarray, tree: np.ndarray | None, flag: str = "--policy"
+) -> np.ndarray:
     """Return where the atoms that the model sees are in a structure file.
 
     Atoms are matched by name within residues, and residues by their order: their numbers and names differ from one
@@ -27,6 +29,8 @@ def read_target(path: Path, topology: Any, features: np.ndarray, tree: np.ndarra
         Atoms that the model sees.
     tree : ndarray of shape (n_features - 1, 2), int64
         As `tasks.prepared.PreparedSystem.feature_tree`; puts a target with a box together.
+    flag
+        How messages say where the file is named.
 
     Returns
     -------
@@ -38,7 +42,11 @@ def read_target(path: Path, topology: Any, features: np.ndarray, tree: np.ndarra
     BadInput
         When the file cannot be read or does not hold these atoms.
     """
-    said = f"--policy rmsd:{path}"
+    said = f"{flag} rmsd:{path}"
+    if len(features) < MIN_FEATURES:
+        raise BadInput(
+            f"{said} measures a change of shape, and {len(features)} atoms have none: choose another {flag}"
+        )
     ours = _names_by_residue(topology, features)
     wanted = {name for names in ours for name in names}
     with reading(said):

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -128,6 +128,10 @@ def open_store(spec: StoreSpec) -> Store[Any]:
         connector = NamespacedRedisConnector(options["hostname"], _port_here(options["port"]), spec.name)
     elif spec.kind == "globus":
         connector = _globus_connector(options["endpoints"])
+    elif spec.kind == "endpoint":
+        from tasks.endpoint_store import BoundedEndpointConnector
+
+        connector = BoundedEndpointConnector(options["endpoints"].split(","))
     else:
         raise ValueError(f"a store of kind {spec.kind} cannot be opened")
     return Store(spec.name, connector, serializer=_identity, deserializer=_identity, cache_size=0, register=False)
@@ -205,7 +209,7 @@ def ship(arrays: Arrays, spec: StoreSpec, *, always: bool = True) -> Ref:
         if len(data) > most:
             raise TooLarge(
                 f"{len(data)} bytes without a store exceed the {most} that a message carries: "
-                "choose a ProxyStore backend (file, redis or globus) for this topic"
+                "choose a ProxyStore backend (file, redis, globus or endpoint) for this topic"
             )
         return Ref(spec, (), len(data), data)
     with _reaching(spec):
@@ -260,18 +264,27 @@ def move(spec: MoveSpec) -> MoveResult:
     return MoveResult(spec.task_id, spec.attempt, ship(fetch(spec.source), spec.store), {})
 
 
-def keys(spec: StoreSpec) -> list[tuple[str, ...]]:
-    """Return the keys of our objects in a store; none where it cannot list them."""
+def keys(spec: StoreSpec, known: Collection[tuple[str, ...]] = ()) -> list[tuple[str, ...]]:
+    """Return the keys of our objects in a store; none where it cannot tell.
+
+    Parameters
+    ----------
+    known
+        Keys to ask for where a store can be asked and lists nothing, as an endpoint.
+    """
     if spec.kind == "file":
         return [(path.stem,) for path in Path(dict(spec.options)["store_dir"]).glob("*.ready")]
     if spec.kind == "redis":
         with _reaching(spec):
             return [(key.decode(),) for key in open_store(spec).connector.all_keys()]
+    if spec.kind == "endpoint" and known:
+        with _reaching(spec):
+            return list(open_store(spec).connector.present(known))
     return []
 
 
 def clear(spec: StoreSpec) -> None:
-    """Remove all objects of ours from a store, and nothing else; a file store's directory goes with them."""
+    """Remove all objects of ours from a store that lists them, and nothing else; a file store's directory as well."""
     if spec.kind == "file":
         shutil.rmtree(dict(spec.options)["store_dir"], ignore_errors=True)
     elif spec.kind == "redis":
@@ -307,6 +320,10 @@ def _connector_key(ref: Ref) -> Any:
         return FileKey(*ref.key)
     if ref.store.kind == "redis":
         return RedisKey(*ref.key)
+    if ref.store.kind == "endpoint":
+        from proxystore.connectors.endpoint import EndpointKey
+
+        return EndpointKey(*ref.key)
     from proxystore.connectors.globus import GlobusKey
 
     filename, *transfers = ref.key

@@ -19,6 +19,7 @@ from tasks.messages import Dynamics, SegmentSpec, StoreSpec
 if TYPE_CHECKING:
     from sites.redis_server import RedisServer
     from tasks.prepared import PreparedSystem
+    from tests.endpointlab import PeerEndpoint
 
 # Before anything imports NumPy: more threads lose on shared cores.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -102,3 +103,24 @@ def redis_store(redis_server: RedisServer) -> StoreSpec:
     """A store of the test's own on the shared server."""
     options = (("hostname", redis_server.host), ("port", str(redis_server.port)))
     return StoreSpec(f"test-{uuid.uuid4().hex[:8]}", "redis", options)
+
+
+@pytest.fixture(scope="session")
+def lone_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PeerEndpoint]:
+    """An endpoint of ProxyStore without peers that lives as long as the tests."""
+    from tests.endpointlab import endpoint, need_extra
+
+    need_extra()
+    with endpoint(tmp_path_factory.mktemp("endpoints"), "lone") as found:
+        yield found
+
+
+@pytest.fixture
+def endpoint_here(lone_endpoint: PeerEndpoint, monkeypatch: pytest.MonkeyPatch) -> Iterator[PeerEndpoint]:
+    """The same as the endpoint of this process, whose handle on it is the test's own."""
+    from tasks.transport import open_store
+
+    monkeypatch.setenv("PROXYSTORE_HOME", str(lone_endpoint.home))
+    open_store.cache_clear()
+    yield lone_endpoint
+    open_store.cache_clear()

@@ -115,8 +115,7 @@ def _resample(driver, layout: Layout, iteration: Iteration, pcoord: np.ndarray, 
     driver.construct_next()
     chosen = list(driver.next_iter_segments)
     recycled = [Recycled(each.prev_seg_id, each.weight, each.initial_state_id) for each in driver.new_weights or ()]
-    begins_at = {each.walker: -1 - each.initial for each in recycled}
-    lineage = [tuple(begins_at.get(parent, parent) for parent in each.wtg_parent_ids) for each in chosen]
+    lineage = [tuple(each.wtg_parent_ids) for each in chosen]
     parents = np.array([each.parent_id for each in chosen])
     following = Iteration(
         iteration.number + 1, np.array([each.weight for each in chosen]), parents, tuple(lineage), made

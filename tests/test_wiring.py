@@ -53,7 +53,7 @@ def test_the_executors_of_a_pool_are_called_after_their_sites(put_together):
 
 def test_a_pool_reaches_what_all_of_it_reach(put_together):
     pool, _, _ = put_together(simulate_site="local,local-no-redis")
-    assert [place.reaches for place in pool] == [frozenset({"file", "globus", "inline"})] * 2
+    assert [place.reaches for place in pool] == [frozenset({"file", "globus", "endpoint", "inline"})] * 2
 
 
 @pytest.mark.parametrize("site", ["polaris", "local,polaris", "polaris:2"])

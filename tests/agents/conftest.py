@@ -342,7 +342,7 @@ class Campaign:
     def _kept_throughout(self) -> set[Ref | None]:
         """Return what a campaign may hold although nothing is out: never more than of the present."""
         state = self.state
-        ends = {walker.own.ref for walker in self.steering.simulate.walkers}
+        ends = {walker.own.ref for walker in self.steering.simulate.walkers.all}
         candidates = None if state.candidates is None else state.candidates.ref
         system = state.molecule.refs["simulate"]
         return {system, *self._basis(), state.reference, state.model, candidates, *ends, *self._of_given_up()}
@@ -357,7 +357,7 @@ class Campaign:
         return Ref(self.stores[name], tuple(key), n_bytes, None if data is None else base64.b64decode(data))
 
     def _basis(self) -> set[Ref]:
-        return {start.ref for start in self.steering.simulate.basis}
+        return {start.ref for start in self.steering.simulate.walkers.basis.starts}
 
     # What the workers do ----------------------------------------------------------------------------------------
 
@@ -598,13 +598,15 @@ class Campaign:
         if self.state.ending is None and self.state.until is None and not waits and self.starts_left():
             target = self.state.target_segments
             missing = math.inf if target is None else max(0, target - self.state.counts.segments)
-            wanted = missing > simulate.n_pending and simulate.idle
+            wanted = missing > simulate.n_pending and simulate.walkers.n_idle
             if len(self.pool) > 1 and not self.settings.lockstep:
                 if wanted:
                     self._check_sites(size)
                 return
             assert not wanted or simulate.n_bundles >= places or slots <= simulate.n_bundles, "a slot was lost"
-            assert not wanted or simulate.n_bundles >= places or len(simulate.idle) < size, "a whole bundle waits"
+            assert not wanted or simulate.n_bundles >= places or simulate.walkers.n_idle < size, (
+                "a whole bundle waits"
+            )
             if size == 1:
                 assert simulate.n_pending >= min(places, self.settings.walkers, missing), "a slot was lost"
 
@@ -614,7 +616,9 @@ class Campaign:
             out = simulate.out.get(place.executor, 0)
             assert place.executor not in self.present or place.slots <= out, "a slot was lost"
             full = out >= QUEUED_PER_WORKER * place.slots
-            assert place.executor not in self.present or full or len(simulate.idle) < size, "a whole bundle waits"
+            assert place.executor not in self.present or full or simulate.walkers.n_idle < size, (
+                "a whole bundle waits"
+            )
 
     def _check_load(self) -> None:
         out: dict[str, set[int]] = {}
@@ -632,8 +636,8 @@ class Campaign:
     def starts_left(self) -> bool:
         """Tell whether there is a start that is not quarantined."""
         starts = [
-            *(s.origin for s in self.steering.simulate.basis),
-            *(w.own.origin for w in self.steering.simulate.walkers),
+            *(s.origin for s in self.steering.simulate.walkers.basis.starts),
+            *(w.own.origin for w in self.steering.simulate.walkers.all),
         ]
         offered = () if self.state.candidates is None else self.state.candidates.ids
         return any(origin not in self.state.quarantine for origin in (*starts, *offered))

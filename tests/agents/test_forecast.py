@@ -18,7 +18,7 @@ from tasks.prepared import PreparedSystem
 from tasks.trajectory import write_trajectory
 from tasks.transport import pack
 
-REACHES = frozenset({"file", "redis", "globus", "inline"})
+REACHES = frozenset({"file", "redis", "globus", "endpoint", "inline"})
 
 
 def destinations(

@@ -34,7 +34,9 @@ def test_every_segment_is_committed_once_however_often_it_dies(open_campaign, sh
             assert campaign.state.counts.segments == shape["max_segments"]
         done = "SELECT count(*), count(DISTINCT task_id) FROM attempt JOIN task ON id = task_id"
         where = "WHERE outcome = 'success' AND kind = 'simulate'"
-        assert campaign.query(f"{done} {where}") == [(campaign.state.counts.segments,) * 2]
+        # In lockstep a campaign that cannot go on may leave results that wait for one before them.
+        waiting = sum(arrived.result is not None for arrived in campaign.steering.simulate._arrived.values())
+        assert campaign.query(f"{done} {where}") == [(campaign.state.counts.segments + waiting,) * 2]
         orphans = "SELECT id FROM task WHERE parent_id IS NOT NULL AND parent_id NOT IN (SELECT id FROM task)"
         assert campaign.query(orphans) == []
         campaign.end()
@@ -123,14 +125,14 @@ def test_a_segment_that_is_run_again_leaves_its_walker_alone(make_campaign):
     campaign.answer(campaign.out("simulate")[1])
     campaign.answer(first, "nan")
     assert campaign.query(f"SELECT state FROM task WHERE id = {task_id(first.spec)}") == [("quarantined",)]
-    walker = campaign.steering.simulate.walkers[first.spec.walker_id]
+    walker = campaign.steering.simulate.walkers.all[first.spec.walker_id]
     with campaign.ledger.transaction():
         campaign.ledger.set_state(task_id(first.spec), "ready")
         campaign.ledger.keep(f"rerun/{task_id(first.spec)}", True)
     for _ in range(2):
         campaign.kill()
         (again,) = [send for send in campaign.out("simulate") if task_id(send.spec) == task_id(first.spec)]
-    walker = campaign.steering.simulate.walkers[first.spec.walker_id]
+    walker = campaign.steering.simulate.walkers.all[first.spec.walker_id]
     busy_with, own = walker.segment_id, walker.own
     campaign.answer(again)
     assert (walker.segment_id, walker.own) == (busy_with, own)

@@ -199,7 +199,7 @@ def test_a_quarantined_candidate_is_passed_over(make_campaign):
     assert (steered.spec.parent_id, steered.spec.parent_frame) == only
     (sent,) = failed_for_good(campaign, steered)
     assert sent.info["steered"] is False
-    assert (sent.spec.parent_id, sent.spec.parent_frame) == campaign.steering.simulate.walkers[0].own.origin
+    assert (sent.spec.parent_id, sent.spec.parent_frame) == campaign.steering.simulate.walkers.all[0].own.origin
 
 
 def test_a_candidate_is_taken_although_another_is_quarantined(make_campaign):

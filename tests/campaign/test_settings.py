@@ -14,6 +14,8 @@ from policies import POLICIES
 from tasks.errors import BadInput
 from tasks.messages import Dynamics
 
+UUID4 = "7c4f1a52-0d8e-4b6e-9a55-3f2f6f0f8a11"
+
 
 def refusal(**values: object) -> str:
     with pytest.raises(BadInput) as caught:
@@ -217,6 +219,9 @@ def test_compatible_settings_are_accepted(values):
         ({"no_proxystore": True, "ps_globus_config": "/g"}, ["--no-proxystore", "--ps-globus-config /g"]),
         ({"infer_ps_backend": "globus"}, ["--infer-ps-backend globus", "--ps-globus-config FILE"]),
         ({"ps_globus_config": "/g"}, ["--ps-globus-config /g", "globus"]),
+        ({"train_ps_backend": "endpoint"}, ["--train-ps-backend endpoint", "--ps-endpoints UUID,UUID", "UDP"]),
+        ({"ps_endpoints": (UUID4,)}, [f"--ps-endpoints {UUID4}", "--simulate-ps-backend endpoint"]),
+        ({"no_proxystore": True, "ps_endpoints": (UUID4,)}, ["--no-proxystore", f"--ps-endpoints {UUID4}"]),
         (
             {
                 "ps_file_dir": "/d",
@@ -251,6 +256,18 @@ def test_contradictions_are_refused(values, named):
     sentence = refusal(**values)
     for fragment in named:
         assert fragment in sentence
+
+
+def test_endpoints_are_written_as_proxystore_does():
+    written = Settings(simulate_ps_backend="endpoint", ps_endpoints=["{" + UUID4.upper() + "}"])
+    assert written.ps_endpoints == (UUID4,)
+    assert Settings(**written.as_config()) == written
+
+
+@pytest.mark.parametrize("word", ["mine", UUID4[:-1], "11111111-1111-1111-8111-111111111111"])
+def test_what_names_no_endpoint_is_refused(word):
+    sentence = refusal(simulate_ps_backend="endpoint", ps_endpoints=(UUID4, word))
+    assert sentence.startswith(f"--ps-endpoints {word} is no UUID of an endpoint: give those that `proxy")
 
 
 @pytest.mark.parametrize(

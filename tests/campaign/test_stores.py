@@ -6,7 +6,7 @@ from redis import Redis
 
 from campaign.stores import Stores
 from tasks.errors import BadInput, Unreachable
-from tasks.transport import fetch, ship
+from tasks.transport import evict, fetch, open_store, ship
 
 KINDS = {"simulate": "redis", "infer": "file", "train": "file"}
 ARRAYS = {"positions": np.arange(6.0).reshape(1, 2, 3)}
@@ -98,3 +98,48 @@ def test_a_file_store_that_cannot_be_made_is_refused(tmp_path, below):
         Stores(dict.fromkeys(KINDS, "file"), "a" * 32, path / "parked", 0, path, None, None)
     assert str(path) in str(caught.value)
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.fixture
+def by_endpoint(tmp_path, endpoint_here):
+    kinds = {"simulate": "endpoint", "infer": "file", "train": "endpoint"}
+    return Stores(
+        kinds, "a" * 32, tmp_path / "parked", 0, tmp_path / "store", None, None, endpoints=[endpoint_here.uuid]
+    )
+
+
+def test_an_endpoint_is_emptied_of_what_is_known_to_lie_there(by_endpoint, endpoint_here):
+    theirs = ship(ARRAYS, endpoint_here.store())
+    refs = [ship(ARRAYS, by_endpoint.of[topic]) for topic in ("simulate", "train", "infer", "train")]
+    assert by_endpoint.count() == 1
+    by_endpoint.know(refs)
+    assert by_endpoint.count() == 4
+    kept = refs[1]
+    assert by_endpoint.sweep(keep={(kept.store.name, kept.key)}) == (3, 0)
+    np.testing.assert_array_equal(fetch(kept)["positions"], ARRAYS["positions"])
+    assert by_endpoint.sweep() == (1, 0)
+    assert by_endpoint.count() == 0
+    np.testing.assert_array_equal(fetch(theirs)["positions"], ARRAYS["positions"])
+    evict(theirs)
+
+
+def test_what_lies_in_an_endpoint_is_parked(by_endpoint):
+    there, gone = (ship(ARRAYS, by_endpoint.of["simulate"]) for _ in range(2))
+    evict(gone)
+    moved = by_endpoint.park([there, gone])
+    assert list(moved) == [(there.store.name, there.key)]
+    by_endpoint.sweep(keep={(ref.store.name, ref.key) for ref in moved.values()})
+    assert by_endpoint.count() == 0
+    np.testing.assert_array_equal(fetch(*moved.values())["positions"], ARRAYS["positions"])
+
+
+def test_an_endpoint_that_is_gone_is_no_reason_to_stay(by_endpoint, tmp_path, monkeypatch):
+    ref = ship(ARRAYS, by_endpoint.of["simulate"])
+    by_endpoint.know([ref])
+    with monkeypatch.context() as context:
+        context.setenv("PROXYSTORE_HOME", str(tmp_path / "none"))
+        open_store.cache_clear()
+        assert by_endpoint.count() == 0
+        assert by_endpoint.sweep() == (0, 0)
+    open_store.cache_clear()
+    evict(ref)

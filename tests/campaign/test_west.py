@@ -90,9 +90,8 @@ def test_weight_is_traced_to_who_had_it(manager, series):
     """In WESTPA's weight graph, weight that was recycled comes from the walker that reached the target."""
     for each in series:
         following = manager.get_segments(each.iteration.number + 1)
-        came_from = {-1 - recycled.initial: recycled.walker for recycled in each.resampled.recycled}
         for segment, carried in zip(following, each.resampled.following.lineage, strict=True):
-            assert segment.wtg_parent_ids == {came_from.get(parent, parent) for parent in carried}
+            assert segment.wtg_parent_ids == set(carried)
             assert min(segment.wtg_parent_ids) >= 0
     assert [segment.wtg_parent_ids for segment in manager.get_segments(1)] == [{-1 - i} for i in range(8)]
 
@@ -177,7 +176,7 @@ def test_two_dimensions_several_basis_states_and_targets(tmp_path):
     pcoord = np.array([[[0, 1], [3.1, 0]], [[0.5, 2], [4.1, 0]]], np.float32)
     # State 2 is used by both, for state 3 was merged away.
     following = Iteration(
-        2, np.array([0.5, 0.5]), np.array([-3, -3]), ((-3, -4),) * 2, (InitialState(2, 1), InitialState(3, 0))
+        2, np.array([0.5, 0.5]), np.array([-3, -3]), ((0, 1),) * 2, (InitialState(2, 1), InitialState(3, 0))
     )
     resampled = Resampled(
         following, np.array([3, 3], np.uint8), np.array([1, 2]), (Recycled(0, 0.25, 2), Recycled(1, 0.75, 3))

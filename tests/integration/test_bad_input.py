@@ -145,6 +145,17 @@ def test_store_that_the_site_does_not_reach(tmp_path: Path) -> None:
     assert "local-no-redis" in sentence
 
 
+def test_no_endpoint_of_proxystore_runs_here(tmp_path: Path) -> None:
+    flags = ("--infer-ps-backend", "endpoint")
+    sentence = refuse(tmp_path, *flags)
+    assert sentence.startswith(
+        "wayfinder: --infer-ps-backend endpoint has no endpoints: add --ps-endpoints UUID,UUID"
+    )
+    sentence = refuse(tmp_path, *flags, "--ps-endpoints", "7c4f1a52-0d8e-4b6e-9a55-3f2f6f0f8a11")
+    assert "--ps-endpoints: none of the ProxyStore endpoints 7c4f1a52-0d8e-4b6e-9a55-3f2f6f0f8a11 runs on" in sentence
+    assert "need UDP between them, and a relay server" in sentence
+
+
 def test_unknown_flag(tmp_path: Path) -> None:
     assert "--max-segmens" in refuse(tmp_path, "--max-segmens", "5")
 

@@ -94,7 +94,7 @@ def test_a_site_without_redis_says_so_to_its_workers(resources):
     assert "redis" not in site.reaches
     assert site.reaches < REACHES_ALL
     for executor in (site.simulate(resources), site.learn(resources)):
-        assert "WAYFINDER_REACHES=file,globus,inline" in executor.provider.worker_init
+        assert "WAYFINDER_REACHES=endpoint,file,globus,inline" in executor.provider.worker_init
 
 
 def example(monkeypatch, module):

@@ -15,7 +15,7 @@ from MDAnalysis.analysis.rms import rmsd
 from scipy import stats
 from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 
-from tasks import infer
+from tasks import infer, warm
 from tasks.files import publish
 from tasks.infer import embed
 from tasks.messages import EmbedResult, EmbedSpec, Ref, SegmentSpec, StoreSpec
@@ -220,7 +220,8 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             counts.append(len(points))
             return self.model.embed(points)
 
-    monkeypatch.setattr(infer, "load_model", lambda data: Counting(load_model(data)))
+    for module in (infer, warm):
+        monkeypatch.setattr(module, "load_model", lambda data: Counting(load_model(data)))
     return counts
 
 

@@ -1,0 +1,92 @@
+"""How a weighted ensemble is run: its coordinate, basis states and bins, as the settings name them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from campaign.settings import Settings
+from policies.bins import Bins, Voronoi, outside, parse_bins
+from policies.mappers import build, choose_centres
+from policies.target import Target, parse_target
+from policies.weighted_ensemble import Rule
+from tasks.basis import read_basis_states
+from tasks.coordinate import parse_coordinate, require_small
+from tasks.messages import Coordinate
+from tasks.prepared import PreparedSystem
+
+# Bins in each dimension where none are named.
+_ADAPTIVE = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How an ensemble is run.
+
+    Attributes
+    ----------
+    names, probabilities
+        Of the basis states; probabilities, (n_states,) float64, sum to one.
+    warning
+        What the user should know of the target; None where there is nothing.
+    """
+
+    coordinate: Coordinate
+    names: tuple[str, ...]
+    probabilities: np.ndarray
+    bins: Bins
+    target: Target | None
+    walkers_per_bin: int
+    warning: str | None = None
+
+    def rule(self, points: np.ndarray) -> Rule:
+        """Return how walkers are resampled.
+
+        Parameters
+        ----------
+        points : ndarray of shape (n_points, n_dimensions)
+            Coordinates that were reached, over which Voronoi centres are spread.
+        """
+        centres = choose_centres(points, self.bins.n) if isinstance(self.bins, Voronoi) else None
+        space = build(self.bins, self.target, self.coordinate.n_dimensions, centres)
+        return Rule(space, self.walkers_per_bin)
+
+
+def method_of(settings: Settings, prepared: PreparedSystem) -> Method:
+    """Return how the ensembles of a campaign are run.
+
+    Raises
+    ------
+    BadInput
+        When coordinate, bins or target cannot be had with this system.
+    """
+    assert settings.pcoord is not None  # the settings have a default
+    coordinate = parse_coordinate(settings.pcoord, prepared, latent=settings.latent, here=str(Path.cwd()))
+    require_small(coordinate, settings.dynamics(prepared.platform))
+    default = "mab:" + ",".join([str(_ADAPTIVE)] * coordinate.n_dimensions)
+    bins = parse_bins(settings.bins or default, coordinate.names)
+    target = None if settings.target is None else parse_target(settings.target, coordinate.names)
+    names, probabilities = _basis(settings, prepared)
+    method = Method(
+        coordinate,
+        names,
+        probabilities,
+        bins,
+        target,
+        settings.walkers_per_bin,
+        None if target is None else outside(bins, target, coordinate.names),
+    )
+    # Too many bins are refused before anything is started.
+    method.rule(np.zeros((1, coordinate.n_dimensions)))
+    return method
+
+
+def _basis(settings: Settings, prepared: PreparedSystem) -> tuple[tuple[str, ...], np.ndarray]:
+    if settings.basis_states is not None:
+        paths, probabilities = read_basis_states(settings.basis_states)
+        return tuple(path.stem for path in paths), probabilities
+    n = prepared.n_starts
+    names = (prepared.name,) if n == 1 else tuple(f"{prepared.name}-{number}" for number in range(n))
+    return names, np.full(n, 1 / n)
