@@ -30,22 +30,17 @@ def rectilinear(per_bin: int = 4, recycles: bool = True) -> Binning:
     return Binning(mapper, counts)
 
 
-def moving(kind: str) -> Binning:
-    """Return bins that are no grid (``mab`` or ``voronoi``) beside the target, which is one bin."""
-    from westpa.core.binning import MABBinMapper, RectilinearBinMapper, RecursiveBinMapper, VoronoiBinMapper
+def around_target(bins: str) -> Binning:
+    """Return bins that ``--bins`` names, around a target that is one bin of its own."""
+    from policies.bins import parse_bins
+    from policies.mappers import build
+    from policies.target import parse_target
 
     centres = np.linspace(-1, 0.8, 9, dtype=np.float32)[:, None]
-    inner = MABBinMapper([6]) if kind == "mab" else VoronoiBinMapper(distances, centres)
-    mapper = RecursiveBinMapper(RectilinearBinMapper([[-np.inf, TARGET, np.inf]]))
-    mapper.add_mapper(inner, [SOURCE])
-    counts = np.full(mapper.nbins, 4)
-    counts[mapper.assign(np.array([[1.2]], np.float32))] = 0
-    return Binning(mapper, counts)
-
-
-def distances(point: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Return how far a point is from each centre."""
-    return np.linalg.norm(centres - point, axis=1).astype(np.float32)
+    space = build(parse_bins(bins, ["x"]), parse_target(f"x >= {TARGET}", ["x"]), 1, centres)
+    counts = np.full(space.n_bins, 4)
+    counts[space.target_bin] = 0
+    return Binning(space.mapper, counts)
 
 
 def beginning(n_walkers: int) -> Iteration:

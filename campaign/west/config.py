@@ -98,8 +98,8 @@ def write_config(west: Path) -> Path:
     states = _states(stored_bins(str(west)), told)
     content = {
         "west": {
-            # Bins other than grids are made by functions of Wayfinder.
-            **({} if "boundaries" in bins else {"drivers": {"module_path": str(_CHECKOUT)}}),
+            # Bins other than grids are read by Wayfinder.
+            **({} if "west_data_file" not in bins else {"drivers": {"module_path": str(_CHECKOUT)}}),
             "system": {
                 "system_options": {
                     "pcoord_ndim": told.basis.shape[1],

@@ -15,7 +15,7 @@ import pytest
 from campaign.rundir import LEDGER, SYSTEM
 from campaign.west.file import WEST, WestFile
 from campaign.west.record import Ended
-from tests.ensembles import EDGES, beginning, double_well, moving, rectilinear, run
+from tests.ensembles import EDGES, around_target, beginning, double_well, rectilinear, run
 
 pytestmark = pytest.mark.slow
 
@@ -33,10 +33,10 @@ class Exported:
     path: Path
     series: list[Ended]
 
-    def tool(self, *command: str, **environment: str) -> str:
+    def tool(self, *command: str) -> str:
         """Run a program of WESTPA's beside west.h5, with no more in its environment than a user has."""
         program = Path(sys.executable).parent / command[0]
-        given = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | environment
+        given = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         ended = subprocess.run(
             [program, *command[1:]], cwd=self.path, env=given, capture_output=True, text=True, timeout=200, input=""
         )
@@ -157,14 +157,20 @@ def test_w_succ(steady: Exported) -> None:
     assert told == pytest.approx(np.array(ours), rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["mab", "voronoi"])
-def test_bins_that_are_no_grid(tmp_path: Path, kind: str) -> None:
-    """MAB's move, so that a fixed grid stands for them; the target is the same bin, and so the flux is."""
-    moved = exported(tmp_path / "run", moving(kind), n_iterations=25)
-    # For the distance of these tests; Wayfinder's own functions are found through west.cfg.
-    moved.tool("w_ipa", "-ao", "--serial", PYTHONPATH=str(CHECKOUT) if kind == "voronoi" else "")
-    with h5py.File(moved.path / "ANALYSIS/STEADY/direct.h5") as file:
-        assert file["total_fluxes"][:, 1] == pytest.approx(moved.flux, rel=1e-12, abs=1e-18)
+@pytest.mark.parametrize("bins", ["rectilinear:-0.9,-0.6,-0.3,0,0.3,0.6", "mab:6", "voronoi:9"])
+def test_bins_around_a_target(tmp_path: Path, bins: str) -> None:
+    """MAB's move, so that a fixed grid stands for them; the target is one bin, and so the flux is ours."""
+    given = exported(tmp_path / "run", around_target(bins), n_iterations=40)
+    # Boundaries need no Wayfinder where the tools run.
+    assert ("campaign.west" in (given.path / "west.cfg").read_text()) == (bins == "voronoi:9")
+    given.tool("w_ipa", "-ao", "--serial")
+    with h5py.File(given.path / "ANALYSIS/STEADY/direct.h5") as file:
+        assert sum(given.flux) > 0
+        assert file["total_fluxes"][:, 1] == pytest.approx(given.flux, rel=1e-12, abs=1e-18)
+    if bins.startswith("rectilinear"):
+        with h5py.File(given.path / "ANALYSIS/STEADY/assign.h5") as file:
+            for row, each in zip(file["assignments"][...], given.series, strict=True):
+                assert np.array_equal(row[: len(each.pcoord), -1], each.resampled.bins)
 
 
 def test_in_equilibrium(tmp_path: Path) -> None:
