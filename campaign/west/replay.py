@@ -35,8 +35,9 @@ def replay(
 
     for each, following in pairwise(with_current()):
         assert isinstance(each, Past)
-        is_past = isinstance(following, Past)
-        resampled = each.resampled(following.iteration if is_past else following)
-        # By the model of the following iteration, which may not be that of this one.
-        starts = following.pcoord[:, 0] if is_past else None
+        if isinstance(following, Past):
+            # By the model of the following iteration, which may not be that of this one.
+            resampled, starts = each.resampled(following.iteration), following.pcoord[:, 0]
+        else:
+            resampled, starts = each.resampled(following), None
         yield Ended(each.iteration, each.pcoord, each.seconds, resampled, binning_of(each), starts)
