@@ -19,8 +19,8 @@ $(READY): pyproject.toml constraints.txt
 run: setup
 	$(BIN)/python run.py $(FLAGS)
 
-# Two at a time: campaigns spend much of a test waiting.
-TESTS := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 15
+# More than cores: campaigns spend most of a test waiting.
+TESTS := $(BIN)/python -m pytest --numprocesses 3 --dist worksteal --durations 15
 
 test: setup
 	$(TESTS) -m "not slow"

@@ -226,6 +226,7 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
             parent_id=start.parent_id,
             parent_frame=start.parent_frame,
             walker_id=due.walker_id,
+            iteration=due.iteration,
             steered=start.steered,
             novelty=start.novelty,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -55,6 +56,7 @@ class Steering:
         self.begun = False
         self.n_objects_before = 0
         self.offers: dict[int, CandidateSet] = {}
+        self._questions: deque[tuple[Sequence[int], Sequence[tuple[int, Ref]]]] = deque()
         self._concluded = False
         self.hook = HookAgent(state, lambda segment_id: self.simulate.release(segment_id))
         self.walkers = self._walkers(Basis(state, basis), method)
@@ -197,7 +199,7 @@ class Steering:
         self._send_what_is_due()
         while not self._waits_for_learning() and self.simulate.apply_next():
             if not self.state.settings.lockstep:
-                self.simulate.fill()
+                self._fill()
             self._hand_on()
             self._send_what_is_due()
         self.gather.settle(over=self._no_more_segments() and not self.simulate.busy)
@@ -209,16 +211,23 @@ class Steering:
         """Send segments and learning; called after each result, so that in lockstep each meets the same state."""
         if self.equilibrate.busy:
             return
-        self.walkers.advance()
         if not self.state.settings.lockstep:
-            self.simulate.fill()
+            self._fill()
         self._learn()
         if self.state.settings.lockstep and not self._waits_for_learning():
-            self.simulate.fill()
+            self._fill()
+            # What binning needs is asked for there, and slots wait for it.
+            self._learn()
+
+    def _fill(self) -> None:
+        self.walkers.advance()
+        self.simulate.fill()
 
     def _learn(self) -> None:
         if self.state.paused is not None:
             return
+        while self._questions:
+            self._ask(*self._questions.popleft())
         self.train.refine()
         # What is learnt from the last segments is part of the campaign: coverage counts their frames.
         self.infer.look(last=self._no_more_segments() and not self.move.busy)
@@ -253,6 +262,10 @@ class Steering:
         return self._ensembles
 
     def _ask_for_coordinates(self, basis: Sequence[int], batches: Sequence[tuple[int, Ref]]) -> None:
+        """Have progress coordinates computed once slots are filled."""
+        self._questions.append((basis, batches))
+
+    def _ask(self, basis: Sequence[int], batches: Sequence[tuple[int, Ref]]) -> None:
         """Have progress coordinates computed; basis states are brought first to where that is done."""
         for number in basis:
             self.move.bring(("basis", number), self.walkers.basis.starts[number].ref)

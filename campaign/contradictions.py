@@ -164,7 +164,7 @@ def _ensemble(settings: Settings) -> Iterator[str]:
     if not settings.is_ensemble:
         for name in names:
             if (value := getattr(settings, name)) != defaults.get(name):
-                yield f"{flag(name)} {shown(value)} needs weighted ensemble: add --policy weighted-ensemble or drop it"
+                yield f"{flag(name)} {shown(value)} needs --policy weighted-ensemble: add it, or drop this"
         return
     if settings.basis_states is not None and settings.start:
         yield (

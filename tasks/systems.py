@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import math
+import os
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -209,7 +210,9 @@ def _starts(spec: SystemSpec, molecule: Molecule, max_steps: int) -> Starts:
     """Return structures to start from, minimised so far; nothing where none are given."""
     if spec.basis_states is not None:
         paths, probabilities = read_basis_states(Path(spec.basis_states))
-        return read_starts(paths, molecule, "--basis-states", max_steps=0, probabilities=probabilities)
+        starts = read_starts(paths, molecule, "--basis-states", max_steps=0, probabilities=probabilities)
+        # A list may name files in folders of their own, all called alike.
+        return replace(starts, names=tuple(os.path.relpath(path, spec.basis_states) for path in paths))
     if not spec.starts:
         return Starts()
     return read_starts(structure_files(spec.starts), molecule, "--start", max_steps=max_steps)

@@ -26,6 +26,7 @@ from agents.state import POOLED, CampaignState, Destination, Molecule, Outbox, S
 from agents.steering import Steering
 from agents.topic import Outcome, task_id
 from campaign.ledger import FIRST_OTHER_ID, Ledger
+from campaign.method import Method
 from campaign.settings import Settings
 from policies import policy
 from tasks.messages import (
@@ -79,6 +80,8 @@ class Campaign:
         Slots and weight of each site of segments; without them there is one, of ``slots`` slots.
     nodes
         On whose scratch trajectories wait; none where they go to the run directory at once.
+    method
+        Of a weighted ensemble.
     """
 
     def __init__(
@@ -93,12 +96,14 @@ class Campaign:
         pool: tuple[int, ...] = (),
         weights: tuple[float, ...] = (),
         nodes: int = 0,
+        method: Method | None = None,
         **settings: Any,
     ) -> None:
         if settings.get("bundle"):
             settings["bundle"] = min(settings["bundle"], settings.get("walkers", 4))
         self.settings = Settings(**{"max_segments": 12, **settings})
         self.path = path
+        self.method = method
         self.n_starts = n_starts
         self.until = until
         self.n_kills = 0
@@ -124,6 +129,8 @@ class Campaign:
             "infer": _destination("infer", 1, frozenset({learn_kind, "inline"}), learn_store),
             "train": _destination("train", 1, frozenset({learn_kind, "inline"}), learn_store),
         }
+        if method is not None:
+            self.destinations["coordinate"] = self.destinations["infer"].of("coordinate")
         if crossing:
             self.destinations["move"] = _destination("move", 1, frozenset({"file", "redis", "inline"}), learn_store)
         if self.settings.has_hooks:
@@ -166,7 +173,7 @@ class Campaign:
         system = self.put(simulate_store, "system")
         self.state = CampaignState(
             self.settings,
-            policy(self.settings.policy),
+            policy(self.settings.policy if self.settings.learns or not self.settings.is_ensemble else "plain"),
             self.settings.dynamics("Reference"),
             Molecule("imagined", "digest", N_ATOMS, {"simulate": system, "infer": system}, self.n_starts),
             self.destinations,
@@ -181,7 +188,7 @@ class Campaign:
         ]
         self.state.emptied = self.emptied
         self.basis = self.put(simulate_store, "basis")
-        self.steering = Steering(self.state, self.basis)
+        self.steering = Steering(self.state, self.basis, self.method)
         if self.n_kills:
             Recollection(self.steering).restore()
 
@@ -342,10 +349,20 @@ class Campaign:
     def _kept_throughout(self) -> set[Ref | None]:
         """Return what a campaign may hold although nothing is out: never more than of the present."""
         state = self.state
-        ends = {walker.own.ref for walker in self.steering.simulate.walkers.all}
         candidates = None if state.candidates is None else state.candidates.ref
         system = state.molecule.refs["simulate"]
-        return {system, *self._basis(), state.reference, state.model, candidates, *ends, *self._of_given_up()}
+        return {
+            system,
+            *self._basis(),
+            state.reference,
+            state.model,
+            candidates,
+            *self._of_walkers(),
+            *self._of_given_up(),
+        }
+
+    def _of_walkers(self) -> set[Ref]:
+        return {walker.own.ref for walker in self.steering.simulate.walkers.all}
 
     def _of_given_up(self) -> set[Ref]:
         """Return where tasks began that a person may let run again."""

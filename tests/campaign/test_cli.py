@@ -255,7 +255,7 @@ def test_help_of_each_verb_shows_what_only_it_takes(help_text):
             ["--policy", "greedy"],
             ["--policy greedy", "novelty, random, plain, least-counts, lof, rmsd:FILE or MODULE:POLICY"],
         ),
-        (["--system", "lysozyme"], ["--system lysozyme", "alanine-dipeptide or chignolin"]),
+        (["--system", "lysozyme"], ["--system lysozyme", "alanine-dipeptide, chignolin or double-well"]),
         (["--lockstep=yes"], ["--lockstep", "yes", "alone"]),
         (["--cap", "yes"], ["yes", "after its flag"]),
         (["--wakers", "3"], ["--wakers", "--walkers comes closest"]),

@@ -289,7 +289,7 @@ def test_what_names_no_endpoint_is_refused(word):
         ("redisport", 65536, "at most 65535"),
         ("grace_s", -1.0, "of at least 0 and at most 10000000 (s)"),
         ("lockstep", "yes", "true or false"),
-        ("system", "lysozyme", "alanine-dipeptide or chignolin"),
+        ("system", "lysozyme", "alanine-dipeptide, chignolin or double-well"),
         ("policy", "greedy", "novelty, random, plain, least-counts, lof, rmsd:FILE or MODULE:POLICY"),
         ("policy", "rmsd:", "novelty, random, plain, least-counts, lof, rmsd:FILE or MODULE:POLICY"),
         ("policy", 5, "novelty, random, plain, least-counts, lof, rmsd:FILE or MODULE:POLICY"),
@@ -458,3 +458,13 @@ def test_config_gives_equal_settings_again(values):
     written = json.loads(json.dumps(settings.as_config()))
     assert written.keys() == Settings.model_fields.keys()
     assert Settings(**written) == settings
+
+
+def test_a_double_well_has_a_step_and_a_friction_of_its_own():
+    well = Settings(system="double-well")
+    assert (well.timestep_fs, well.friction) == (10.0, 50.0)
+    assert (Settings(**well.as_config()).friction, Settings(system="double-well", friction=5.0).friction) == (
+        50.0,
+        5.0,
+    )
+    assert (Settings().timestep_fs, Settings().friction) == (4.0, 1.0)

@@ -1,6 +1,7 @@
 """What the ledger tells of specs and results, a later process reads back as it was."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,19 @@ import pytest
 from campaign.settings import Settings
 from campaign.wire import address, addresses, decode, encode, plain, readdress
 from tasks.errors import BadInput
-from tasks.messages import Coverage, EmbedSpec, FileRecord, MoveSpec, Ref, SegmentResult, SegmentSpec, StoreSpec
+from tasks.messages import (
+    Coordinate,
+    CoordinateResult,
+    CoordinateSpec,
+    Coverage,
+    EmbedSpec,
+    FileRecord,
+    MoveSpec,
+    Ref,
+    SegmentResult,
+    SegmentSpec,
+    StoreSpec,
+)
 
 FILE = StoreSpec("run-file", "file", (("store_dir", "/old"),), 10)
 REDIS = StoreSpec("run-redis", "redis", (("hostname", "localhost"), ("port", "4711")))
@@ -30,9 +43,27 @@ RESULT = SegmentResult(
     7, 2, 8, 22, 2.0, -3.5, 300.0, FRAMES, INLINE, FileRecord("trajectories/7.dcd", "0" * 64, 5, ".7"), {"write": 0.1}
 )
 
+ANGLES = Coordinate("phi-psi", ("phi", "psi"))
+LEARNED = CoordinateSpec(
+    9, 1, INLINE, "digest", Coordinate("aae", ("z1",), (1,)), ((3, FRAMES),), FRAMES, 2, FILE, INLINE, (0, 4)
+)
+ROWS = CoordinateResult(9, 1, 2, ((3, b"\x00\xff"), (4, b"")), b"\x01", 7, {"embed": 0.5})
+
 
 @pytest.mark.parametrize(
-    "message", [SEGMENT, LOOK, RESULT, MoveSpec(1, 1, ("offer", 3), FRAMES, FILE), FRAMES, INLINE]
+    "message",
+    [
+        SEGMENT,
+        LOOK,
+        RESULT,
+        replace(SEGMENT, coordinate=ANGLES),
+        replace(RESULT, pcoord=b"\x00\x80"),
+        LEARNED,
+        ROWS,
+        MoveSpec(1, 1, ("offer", 3), FRAMES, FILE),
+        FRAMES,
+        INLINE,
+    ],
 )
 def test_a_message_is_read_back_as_it_was(message):
     assert decode(type(message), encode(message), STORES) == message

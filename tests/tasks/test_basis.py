@@ -71,6 +71,13 @@ def test_a_list_is_read_as_westpa_reads_it(folder: Path) -> None:
     np.testing.assert_array_equal(prepared.basis_probabilities, probabilities / probabilities.sum())
 
 
+def test_a_list_may_name_files_in_folders(folder: Path) -> None:
+    (folder / "one").mkdir()
+    (folder / "b.pdb").rename(folder / "one" / "b.pdb")
+    (folder / "bstates.txt").write_text("0 1 one/b.pdb\n")
+    assert with_states(folder).basis_names == ("one/b.pdb",)
+
+
 def test_fifty_states_keep_their_probabilities(tmp_path: Path) -> None:
     lines = [f"{k} {1 / 50!r} {k:02d}.pdb" for k in range(50)]
     (tmp_path / "bstates.txt").write_text("\n".join(lines))
