@@ -263,6 +263,16 @@ def gather(command: Command, signals: Signals) -> int:
     return COMPLETE
 
 
+def export(command: Command, signals: Signals) -> int:
+    """Write a west.cfg for WESTPA's tools."""
+    from campaign.west.config import export_config
+
+    told = export_config(RunDirectory.open(command.named).path, command.out)
+    tell(f"{told} is written: run WESTPA's tools in {told.parent}")
+    tell(f"run directory: {command.named}")
+    return COMPLETE
+
+
 def _conclude(parts: Parts, run_dir: RunDirectory, summary: Summary, signals: Signals) -> int:
     """Say how it ended, run the control if one is asked for, and return the exit code."""
     tell("\n".join(summary.lines()))
@@ -427,7 +437,8 @@ def _control_summary(
 
 
 VERBS = {
-    "start": start, "resume": resume, "rerun": rerun, "status": status, "gather": gather, "probe": probe,
+    "start": start, "resume": resume, "rerun": rerun, "status": status, "gather": gather,
+    "export": export, "probe": probe,
 }  # fmt: skip
 
 

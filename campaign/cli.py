@@ -31,10 +31,10 @@ from campaign.sweep import read_table
 from policies import measure
 from tasks.errors import BadInput
 
-Verb = Literal["start", "resume", "rerun", "status", "gather", "probe"]
+Verb = Literal["start", "resume", "rerun", "status", "gather", "export", "probe"]
 
 # These are about a campaign that is there already, whose directory comes first.
-_OF_A_RUN: frozenset[Verb] = frozenset({"resume", "rerun", "status", "gather"})
+_OF_A_RUN: frozenset[Verb] = frozenset({"resume", "rerun", "status", "gather", "export"})
 
 _PURPOSE: dict[Verb, str] = {
     "start": "Run a campaign: dynamics that a model steers while it learns from them.",
@@ -42,12 +42,14 @@ _PURPOSE: dict[Verb, str] = {
     "rerun": "Let segments that were given up run again, when the campaign is resumed.",
     "status": "Tell how a campaign stands, or all campaigns in a folder, and change nothing.",
     "gather": "Bring what a campaign left on this host's scratch into its directory, and check its archives.",
+    "export": "Write what other programs need to read a campaign, and change nothing in it.",
     "probe": "Ask every executor for its versions, devices and free disk, and send no work.",
 }
 
 
 _CALL: dict[Verb, str] = {
     "start": "[start]", "resume": "resume RUN", "rerun": "rerun RUN", "status": "status RUN", "gather": "gather RUN",
+    "export": "export RUN",
 }  # fmt: skip
 
 
@@ -69,6 +71,8 @@ class Command:
         Settings that were given for a campaign that is there already.
     segments
         Of these only.
+    out
+        The directory that an export is written to; None for the run's own.
     sweep
         The text of a table of flag values, each of whose rows is a campaign.
     several
@@ -83,6 +87,7 @@ class Command:
     run: Path | None = None
     flags: Mapping[str, object] = field(default_factory=dict)
     segments: tuple[int, ...] = ()
+    out: Path | None = None
     sweep: str | None = None
     several: Mapping[str, Settings] = field(default_factory=dict)
 
@@ -192,8 +197,17 @@ def _about_a_run(verb: Verb, run: Path, given: dict[str, object]) -> Command:
     assert isinstance(segments, list)
     if verb == "rerun" and failed == bool(segments):
         raise BadInput("rerun takes either --failed or --segment ID: give one of them")
+    if verb == "export":
+        return _export(run, given)
     flags = {name: _typed(name, value) for name, value in given.items()}
     return Command(verb, None, json=as_json, run=run, flags=flags, segments=tuple(map(_segment_id, segments)))
+
+
+def _export(run: Path, given: dict[str, object]) -> Command:
+    if not given.get("west_cfg"):
+        raise BadInput("export is not told what to write: give --west-cfg")
+    out = given.get("out")
+    return Command("export", run=run, out=Path(out).absolute() if isinstance(out, str) else None)
 
 
 def _segment_id(text: str) -> int:
@@ -287,7 +301,7 @@ def _parser(verb: Verb) -> argparse.ArgumentParser:
         exit_on_error=False,
     )
     _add_general_flags(parser, verb)
-    if verb in ("rerun", "status", "gather"):
+    if verb in ("rerun", "status", "gather", "export"):
         return parser
     groups = {title: parser.add_argument_group(title) for title in GROUPS}
     for name, setting in Settings.model_fields.items():
@@ -301,6 +315,11 @@ def _add_general_flags(parser: argparse.ArgumentParser, verb: Verb) -> None:
     if verb == "rerun":
         general.add_argument("--segment", action="append", metavar="ID", help="this segment; may be repeated")
         general.add_argument("--failed", action="store_true", help="all tasks that were given up")
+    if verb == "export":
+        general.add_argument(
+            "--west-cfg", action="store_true", help="a west.cfg, with which WESTPA's tools read the run's west.h5"
+        )
+        general.add_argument("--out", metavar="DIR", help="write there (default: into the run directory)")
     if verb in ("start", "probe"):
         general.add_argument(
             "--config",

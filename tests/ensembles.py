@@ -30,6 +30,19 @@ def rectilinear(per_bin: int = 4, recycles: bool = True) -> Binning:
     return Binning(mapper, counts)
 
 
+def around_target(bins: str) -> Binning:
+    """Return bins that ``--bins`` names, around a target that is one bin of its own."""
+    from policies.bins import parse_bins
+    from policies.mappers import build
+    from policies.target import parse_target
+
+    centres = np.linspace(-1, 0.8, 9, dtype=np.float32)[:, None]
+    space = build(parse_bins(bins, ["x"]), parse_target(f"x >= {TARGET}", ["x"]), 1, centres)
+    counts = np.full(space.n_bins, 4)
+    counts[space.target_bin] = 0
+    return Binning(space.mapper, counts)
+
+
 def beginning(n_walkers: int) -> Iteration:
     """Return a first iteration whose walkers all start at the basis state."""
     parents = -1 - np.arange(n_walkers)
@@ -97,8 +110,7 @@ def _resample(driver, layout: Layout, iteration: Iteration, pcoord: np.ndarray, 
     driver.construct_next()
     chosen = list(driver.next_iter_segments)
     recycled = [Recycled(each.prev_seg_id, each.weight, each.initial_state_id) for each in driver.new_weights or ()]
-    begins_at = {each.walker: -1 - each.initial for each in recycled}
-    lineage = [tuple(begins_at.get(parent, parent) for parent in each.wtg_parent_ids) for each in chosen]
+    lineage = [tuple(each.wtg_parent_ids) for each in chosen]
     parents = np.array([each.parent_id for each in chosen])
     following = Iteration(
         iteration.number + 1, np.array([each.weight for each in chosen]), parents, tuple(lineage), made

@@ -40,17 +40,40 @@ def stored_bins(west_data_file: str) -> Any:
     return _fixed(mapper, pcoord.reshape(-1, pcoord.shape[-1]))
 
 
-def as_yaml(west: Path, west_data_file: str) -> dict[str, Any]:
-    """Return how west.cfg tells the bins: a grid by its boundaries, which need no Wayfinder, others by their file."""
-    mapper = stored_bins(str(west))
+def as_yaml(west: Path) -> dict[str, Any]:
+    """Return how west.cfg tells the bins: grids, also one in another, by their boundaries, others by their file.
+
+    Boundaries need no Wayfinder where the tools run.
+    """
+    told = _in_words(stored_bins(str(west)))
+    return told or {"type": f"{StoredBins.__module__}.StoredBins", "west_data_file": west.name}
+
+
+def _in_words(mapper: Any) -> dict[str, Any] | None:
     if isinstance(mapper, RectilinearBinMapper):
-        boundaries = [[_edge(x) for x in axis] for axis in mapper.boundaries]
+        boundaries = [[float(x) if np.isfinite(x) else str(x) for x in axis] for axis in mapper.boundaries]
         return {"type": "RectilinearBinMapper", "boundaries": boundaries}
-    return {"type": f"{StoredBins.__module__}.StoredBins", "west_data_file": west_data_file}
+    if not isinstance(mapper, RecursiveBinMapper):
+        return None
+    base = _in_words(mapper.base_mapper)
+    inner = {number: _in_words(child) for number, child in mapper._recursion_targets.items()}
+    if base is None or not inner:
+        return base
+    mappers = [{"at": _point(mapper.base_mapper, number), **told} for number, told in inner.items() if told]
+    if len(mappers) < len(inner) or "boundaries" not in base:
+        return None
+    return {"type": "RecursiveBinMapper", "base": base, "mappers": mappers}
 
 
-def _edge(x: np.floating[Any]) -> float | str:
-    return float(x) if np.isfinite(x) else str(x)
+def _point(grid: Any, number: int) -> list[float]:
+    """Return a point in a bin of a grid: its lower edge, which belongs to it, where it has one."""
+    cell = np.unravel_index(number, [len(axis) - 1 for axis in grid.boundaries])
+    edges = [(float(axis[i]), float(axis[i + 1])) for axis, i in zip(grid.boundaries, cell, strict=True)]
+    return [low if np.isfinite(low) else _below(high) for low, high in edges]
+
+
+def _below(edge: float) -> float:
+    return edge - max(1, abs(edge)) if np.isfinite(edge) else 0.0
 
 
 def _fixed(mapper: Any, points: np.ndarray) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,15 +56,35 @@ class _Told:
         return "STEADY" if len(self.targets) else "EQUILIBRIUM"
 
 
-def write_config(west: Path, out: Path) -> Path:
-    """Write a west.cfg for a west.h5, and return it.
+def export_config(run: Path, out: Path | None = None) -> Path:
+    """Write a west.cfg into a run's directory, or another with a link to west.h5 beside it, and return it.
 
-    Parameters
-    ----------
-    west
-        The west.h5.
-    out
-        A directory that is there.
+    WESTPA's tools take the west.h5 where they are run, whatever west.cfg says: they ask for it before they read that.
+
+    Raises
+    ------
+    BadInput
+        When the run has no west.h5, or the directory has another or cannot be written to.
+    """
+    if not (run / WEST).is_file():
+        raise BadInput(f"{run} has no {WEST}: only a campaign with --policy weighted-ensemble has one")
+    if out is not None and not out.is_dir():
+        raise BadInput(f"--out {out} is no directory: make it first")
+    try:
+        if out is not None and not (out / WEST).exists():
+            (out / WEST).unlink(missing_ok=True)  # a link to a run that was moved
+            (out / WEST).symlink_to((run / WEST).resolve())
+        if out is not None and not (out / WEST).samefile(run / WEST):
+            raise BadInput(f"--out {out} has another {WEST}: give a directory without")
+        return write_config((run if out is None else out) / WEST)
+    except OSError as error:
+        raise BadInput(
+            f"{CONFIG} cannot be written to {out or run} ({error.strerror}): give another --out"
+        ) from error
+
+
+def write_config(west: Path) -> Path:
+    """Write a west.cfg beside a west.h5, and return it.
 
     Raises
     ------
@@ -75,14 +94,12 @@ def write_config(west: Path, out: Path) -> Path:
     told = _read(west)
     from campaign.west.bins import as_yaml, stored_bins
 
-    # Relative where it can be, so that a run directory may be moved.
-    west_data_file = WEST if west.parent.resolve() == out.resolve() else str(west.resolve())
-    bins = as_yaml(west, west_data_file)
+    bins = as_yaml(west)
     states = _states(stored_bins(str(west)), told)
     content = {
         "west": {
-            # Bins other than grids are made by functions of Wayfinder.
-            **({} if "boundaries" in bins else {"drivers": {"module_path": str(_CHECKOUT)}}),
+            # Bins other than grids are read by Wayfinder.
+            **({} if "west_data_file" not in bins else {"drivers": {"module_path": str(_CHECKOUT)}}),
             "system": {
                 "system_options": {
                     "pcoord_ndim": told.basis.shape[1],
@@ -92,7 +109,7 @@ def write_config(west: Path, out: Path) -> Path:
                     "bin_target_counts": told.target_counts.tolist(),
                 }
             },
-            "data": {"west_data_file": west_data_file},
+            "data": {"west_data_file": WEST},
             "analysis": {
                 "directory": "ANALYSIS",
                 # As a flag: w_assign 2022.16 reads a key of that name and forgets it.
@@ -106,8 +123,9 @@ def write_config(west: Path, out: Path) -> Path:
     text = yaml.dump(content, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=110)
     # WESTPA wants the type itself.
     text = text.replace("PCOORD_DTYPE", "!!python/name:numpy.float32")
-    write_whole(out / CONFIG, (head + text).encode())
-    return out / CONFIG
+    path = west.with_name(CONFIG)
+    write_whole(path, (head + text).encode())
+    return path
 
 
 class _Dumper(yaml.SafeDumper):
@@ -146,8 +164,8 @@ def _states(mapper: Any, told: _Told) -> list[dict[str, Any]]:
     bins = [set(mapper.assign(np.asarray(each, np.float32)).tolist()) for each in states.values()]
     if shared := bins[0] & bins[1]:
         raise BadInput(
-            f"bin {min(shared)} holds a basis state and the {name}, so WESTPA's tools cannot tell them apart: give the "
-            "campaign finer --bins"
+            f"bin {min(shared)} holds a basis state and the {name}, so WESTPA's tools cannot tell them apart: "
+            "give the campaign finer --bins"
         )
     return [{"label": label, "coords": _per_bin(mapper, points)} for label, points in states.items()]
 
@@ -156,15 +174,3 @@ def _per_bin(mapper: Any, points: np.ndarray) -> list[list[float]]:
     """Return a point for each bin that there are points in."""
     _, rows = np.unique(mapper.assign(np.asarray(points, np.float32)), return_index=True)
     return [[float(x) for x in points[row]] for row in sorted(rows)]
-
-
-def refuse_out(out: Path) -> None:
-    """Refuse a directory in which nothing can be written.
-
-    Raises
-    ------
-    BadInput
-        When it is not there or not ours to write in.
-    """
-    if not out.is_dir() or not os.access(out, os.W_OK):
-        raise BadInput(f"--out {out} is no directory to write in: make it first")

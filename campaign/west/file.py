@@ -1,7 +1,7 @@
 """One west.h5: appended to, checked, and made again from what the ledger has.
 
-HDF5 writes in many places of a file, so one that a process was killed over may open and be wrong. A mark beside the file
-says that somebody began to write; who finds it makes the file again, aside, and puts it in place whole.
+HDF5 writes in many places of a file, so one that a process was killed over may open and be wrong. A mark beside the
+file says that somebody began to write; who finds it makes the file again, aside, and puts it in place whole.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class WestFile:
         with self._open() as manager:
             if manager.current_iteration != ended.iteration.number:
                 raise ValueError(
-                    f"{self.path} awaits iteration {manager.current_iteration}, and {ended.iteration.number} was given"
+                    f"{self.path} awaits iteration {manager.current_iteration}, not {ended.iteration.number}"
                 )
             with self._marked():
                 write_ended(manager, self.layout, ended)

@@ -5,7 +5,6 @@ WESTPA is imported when a manager is made: it takes a second, which campaigns wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +16,7 @@ from policies.iteration import Iteration
 
 
 def make_manager(path: Path, layout: Layout) -> Any:
-    """Return a `WESTDataManager` for a file, closed, that knows nothing of configuration files and the environment."""
+    """Return a `WESTDataManager` for a file, closed; no configuration file and no environment tells it anything."""
     from westpa.core.data_manager import WESTDataManager
     from westpa.core.systems import WESTSystem
     from westpa.core.yamlcfg import YAMLConfig
@@ -47,7 +46,7 @@ def write_beginning(manager: Any, layout: Layout, first: Iteration, binning: Bin
             for name, probability, pcoord in zip(basis.names, basis.probabilities, basis.pcoord, strict=True)
         ]
     )
-    _prepare(manager, layout, first, starts_of(first, basis), binning, {})
+    _prepare(manager, layout, first, starts_of(first, basis), binning)
 
 
 def write_ended(manager: Any, layout: Layout, ended: Ended) -> None:
@@ -58,8 +57,7 @@ def write_ended(manager: Any, layout: Layout, ended: Ended) -> None:
     summary["walltime"] = summary["cputime"] = float(np.sum(ended.seconds))
     manager.update_iter_summary(summary, iteration.number)
     starts = ended.starts_of_following(layout.basis)
-    came_from = {each.initial: each.walker for each in ended.resampled.recycled}
-    _prepare(manager, layout, following, starts, ended.binning, came_from)
+    _prepare(manager, layout, following, starts, ended.binning)
     manager.save_new_weight_data(following.number, _new_weights(layout, ended, starts))
 
 
@@ -85,17 +83,10 @@ def _completed(ended: Ended) -> list[Any]:
     ]
 
 
-def _prepare(
-    manager: Any,
-    layout: Layout,
-    iteration: Iteration,
-    starts: np.ndarray,
-    binning: Binning,
-    came_from: dict[int, int],
-) -> None:
+def _prepare(manager: Any, layout: Layout, iteration: Iteration, starts: np.ndarray, binning: Binning) -> None:
     """Write the walkers of an iteration that begins; the tools take the file's current iteration for unfinished."""
     _add_initial_states(manager, layout, iteration, starts)
-    manager.prepare_iteration(iteration.number, _prepared(layout, iteration, starts, came_from))
+    manager.prepare_iteration(iteration.number, _prepared(layout, iteration, starts))
     pickled, digest = binning.mapper.pickle_and_hash()
     manager.save_iter_binning(iteration.number, digest, pickled, binning.target_counts)
     summary = manager.get_iter_summary(iteration.number)
@@ -107,7 +98,7 @@ def _prepare(
     manager.current_iteration = iteration.number
 
 
-def _prepared(layout: Layout, iteration: Iteration, starts: np.ndarray, came_from: dict[int, int]) -> list[Any]:
+def _prepared(layout: Layout, iteration: Iteration, starts: np.ndarray) -> list[Any]:
     from westpa.core.segment import Segment
 
     pcoord = np.zeros((len(starts), layout.pcoord_length, layout.n_dimensions), np.float32)
@@ -119,17 +110,12 @@ def _prepared(layout: Layout, iteration: Iteration, starts: np.ndarray, came_fro
             seg_id=number,
             weight=weight,
             parent_id=parent,
-            wtg_parent_ids=_carried(carried, came_from),
+            wtg_parent_ids=carried,
             pcoord=pcoord[number],
             status=Segment.SEG_STATUS_PREPARED,
         )
         for number, (weight, parent, carried) in enumerate(rows)
     ]
-
-
-def _carried(carried: Sequence[int], came_from: dict[int, int]) -> set[int]:
-    """Return whose weight a walker carries, in WESTPA's way: of recycled weight the walker that reached the target."""
-    return {came_from.get(-1 - each, each) if each < 0 else each for each in carried}
 
 
 def _add_initial_states(manager: Any, layout: Layout, iteration: Iteration, starts: np.ndarray) -> None:

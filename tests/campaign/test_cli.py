@@ -216,6 +216,12 @@ def test_help_shows_defaults_as_people_write_them(help_text, fragment):
     assert fragment in help_text()
 
 
+def test_an_export_is_of_a_run():
+    command = parse(["export", "run", "--west-cfg"])
+    assert (command.verb, command.run, command.out) == ("export", Path("run").absolute(), None)
+    assert parse(["export", "run", "--west-cfg", "--out", "there"]).out == Path("there").absolute()
+
+
 def test_help_of_each_verb_shows_what_only_it_takes(help_text):
     start, probe = help_text(), help_text("probe")
     assert "--run-dir" in start
@@ -256,8 +262,11 @@ def test_help_of_each_verb_shows_what_only_it_takes(help_text):
         (["--wal", "3"], ["--wal", "--help"]),
         (["--walkers", "3", "probe"], ["probe", "verb first"]),
         (["-q"], ["-q", "--help"]),
-        (["resum"], ["resum", "start, resume, rerun, status, gather or probe"]),
-        ([""], ["''", "start, resume, rerun, status, gather or probe"]),
+        (["resum"], ["resum", "start, resume, rerun, status, gather, export or probe"]),
+        (["export", "run"], ["--west-cfg"]),
+        (["export", "--west-cfg"], ["export", "run directory"]),
+        (["export", "run", "--west-cfg", "--out"], ["--out has no value"]),
+        ([""], ["''", "start, resume, rerun, status, gather, export or probe"]),
         (["--json"], ["--json", "--dry-run"]),
         (["probe", "--dry-run"], ["--dry-run", "`python run.py probe`"]),
         (["probe", "--run-dir", "x"], ["--run-dir", "`python run.py probe`"]),
