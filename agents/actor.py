@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from colmena.models import Result
 
@@ -19,6 +20,9 @@ from campaign.trace import Traces
 from tasks.files import discard, publish
 from tasks.messages import Topic
 from tasks.transport import evict
+
+if TYPE_CHECKING:
+    from agents.chronicle import Chronicle
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +41,8 @@ class Actor:
     ----------
     dismissed
         Whether nobody waits any more for what is still out.
+    chronicle
+        What tells of weighted ensembles; None for other campaigns.
     ended
         Whether the campaign was over when somebody last looked; told without its lock.
     """
@@ -52,6 +58,7 @@ class Actor:
         self._queues = queues
         self._traces = traces
         self._run_dir = run_dir
+        self.chronicle: Chronicle | None = None
 
     @property
     def state(self) -> CampaignState:
@@ -113,11 +120,19 @@ class Actor:
             for topic, line in outbox.records:
                 self._traces.write(topic, line)
                 reach("after-trace")
+            if self.chronicle is not None:
+                self._chronicle(self.chronicle, outbox)
             for note in outbox.notes:
                 self.tell(note)
             self._tidy(outbox)
         self._send(hooks)
         return segment_sent
+
+    def _chronicle(self, chronicle: Chronicle, outbox: Outbox) -> None:
+        for topic, line in outbox.records:
+            if topic == "simulate":
+                chronicle.log(line)
+        chronicle.note(outbox.boundaries)
 
     def _send(self, outgoing: Iterable[Send]) -> float | None:
         segment_sent = None

@@ -181,7 +181,13 @@ def _begin(number: int, plan: Plan, service: Service, stack: ExitStack) -> _Runn
         except TaskFailed as error:
             raise BadInput(str(error)) from error
     traces = stack.enter_context(Traces(plan.run_dir.path))
-    return _Running(plan, ledger, Actor(number, plan.name, service.queues, steering, traces, plan.run_dir))
+    actor = Actor(number, plan.name, service.queues, steering, traces, plan.run_dir)
+    if steering.ensembles is not None and plan.method is not None:
+        from agents.chronicle import Chronicle
+
+        actor.chronicle = Chronicle(plan.run_dir.path, steering.ensembles, plan.method, actor.tell)
+        actor.chronicle.catch_up()
+    return _Running(plan, ledger, actor)
 
 
 def _conclude(campaign: _Running, service: Service, signals: Signals, ended: float) -> Summary:
@@ -192,7 +198,11 @@ def _conclude(campaign: _Running, service: Service, signals: Signals, ended: flo
     with plan.run_dir.in_focus():
         logger.info("ended after %.0f s: %s", seconds, state.failure or state.ending or "the target was reached")
         traffic = service.queues.traffic[campaign.actor.number]
-        summary = summarise(plan.settings, state, traffic, stopped_by, plan.began, seconds)
+        ensembles = None
+        if campaign.actor.chronicle is not None:
+            campaign.actor.chronicle.catch_up()
+            ensembles = campaign.actor.chronicle.summary()
+        summary = summarise(plan.settings, state, traffic, stopped_by, plan.began, seconds, ensembles)
         _note_status(campaign.ledger, summary)
     return summary
 

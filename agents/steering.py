@@ -26,6 +26,7 @@ from agents.walkers import Basis, FreeWalkers, Walkers
 from tasks.messages import Cargo, Ref, Topic
 
 if TYPE_CHECKING:
+    from agents.ensemble import EnsembleWalkers
     from campaign.method import Method
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class Steering:
         self.offers: dict[int, CandidateSet] = {}
         self._questions: deque[tuple[Sequence[int], Sequence[tuple[int, Ref]]]] = deque()
         self._concluded = False
+        self.ensembles: EnsembleWalkers | None = None
         self.hook = HookAgent(state, lambda segment_id: self.simulate.release(segment_id))
         self.walkers = self._walkers(Basis(state, basis), method)
         walkers = self.walkers
@@ -258,8 +260,8 @@ class Steering:
         # WESTPA takes a second to import, which other campaigns need not wait for.
         from agents.ensemble import EnsembleWalkers
 
-        self._ensembles = EnsembleWalkers(self.state, basis, method, self._ask_for_coordinates)
-        return self._ensembles
+        self.ensembles = EnsembleWalkers(self.state, basis, method, self._ask_for_coordinates)
+        return self.ensembles
 
     def _ask_for_coordinates(self, basis: Sequence[int], batches: Sequence[tuple[int, Ref]]) -> None:
         """Have progress coordinates computed once slots are filled."""
@@ -273,7 +275,8 @@ class Steering:
             self.coordinate.compute((), batches)
 
     def _bin(self, version: int, pcoord: Mapping[int, np.ndarray], basis: Mapping[int, np.ndarray]) -> None:
-        self._ensembles.embedded(version, pcoord, basis)
+        assert self.ensembles is not None
+        self.ensembles.embedded(version, pcoord, basis)
 
     def _deliver(self, cargo: Cargo, ref: Ref, reachable: Ref | None) -> None:
         """Take what was to be brought from ``ref``, where its consumer reaches it."""

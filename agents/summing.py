@@ -13,7 +13,7 @@ from agents.state import POOLED, CampaignState, Destination
 from agents.steering import Steering
 from campaign.display import Snapshot
 from campaign.settings import Settings
-from campaign.summary import Status, Summary, describe
+from campaign.summary import EnsembleSummary, Status, Summary, describe
 from tasks.messages import Topic
 
 
@@ -41,6 +41,7 @@ def summarise(
     stopped_by: signal.Signals | None,
     began: float,
     seconds: float,
+    ensembles: EnsembleSummary | None = None,
 ) -> Summary:
     """Return the campaign's summary.
 
@@ -52,6 +53,8 @@ def summarise(
         When the command began, monotonic.
     seconds
         Wall time of the command so far.
+    ensembles
+        What weighted ensembles have come to.
     """
     counts = state.counts
     status: Status = "complete"
@@ -85,6 +88,7 @@ def summarise(
             for topic in state.destinations
             if topic not in ("move", "gather", "hook")
         },
+        weighted_ensemble=ensembles,
         hooks={word: state.ledger.n_tasks("hook", word) for word in ("complete", "fizzled")},
     )
 

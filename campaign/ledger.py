@@ -459,7 +459,8 @@ class Ledger:
 
     def select(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """Return the rows of a query."""
-        return self._db.execute(query, values).fetchall()
+        with self._lock:
+            return self._db.execute(query, values).fetchall()
 
     def referenced(self) -> set[Address]:
         """Return the addresses of all data that a later process needs."""

@@ -11,6 +11,50 @@ Status = Literal["complete", "interrupted", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
+class EnsembleSummary:
+    """What weighted ensembles have come to.
+
+    Attributes
+    ----------
+    iterations, walkers
+        That ended, and that the next has, of each ensemble.
+    flux_per_ps, rate_per_s
+        Mean weight that reaches the target in a time; None without target, or before any has.
+    rate_low_per_s, rate_high_per_s
+        Its 95 % interval, which respects correlation; None where there is too little flux to tell.
+    averaged_iterations
+        Over all ensembles, what comes first left out.
+    """
+
+    iterations: list[int]
+    walkers: list[int]
+    pcoord: str
+    target: str | None
+    flux_per_ps: float | None
+    rate_per_s: float | None
+    rate_low_per_s: float | None
+    rate_high_per_s: float | None
+    mfpt_ps: float | None
+    averaged_iterations: int
+
+    def lines(self) -> list[str]:
+        """Return it in a few lines for the terminal."""
+        ended = ", ".join(f"{n} iterations" for n in self.iterations)
+        told = [f"weighted ensemble in {self.pcoord}: {ended}; {sum(self.walkers)} walkers"]
+        if self.target is None:
+            return told
+        if self.rate_per_s is None:
+            return [*told, f"nothing reached the target {self.target}"]
+        interval = "too little flux for an interval"
+        if self.rate_low_per_s is not None and self.rate_high_per_s is not None:
+            interval = f"95 % interval {self.rate_low_per_s:.3g} to {self.rate_high_per_s:.3g}"
+        told.append(
+            f"rate to {self.target}: {self.rate_per_s:.3g} /s ({interval}), mean first passage time {self.mfpt_ps:.4g} ps"
+        )
+        return told
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """The contract of ``summary.json``; see ARCHITECTURE.md for what each figure means."""
 
@@ -35,6 +79,7 @@ class Summary:
     wall_s: float
     startup_s: float | None
     sites: dict[str, list[str]]
+    weighted_ensemble: EnsembleSummary | None = None
     hooks: dict[str, int] = field(default_factory=lambda: {"complete": 0, "fizzled": 0})
     schema: int = field(default=1)
 
@@ -66,6 +111,8 @@ class Summary:
             told.append(f"failed attempts: {kinds or 'none'}; quarantined starts: {self.quarantined}")
         if any(self.hooks.values()):
             told.append(f"hooks: {self.hooks['complete']} complete, {self.hooks['fizzled']} given up")
+        if self.weighted_ensemble is not None:
+            told += self.weighted_ensemble.lines()
         if self.coverage is not None:
             told.append(f"coverage: {describe(self.coverage)}")
         return told
