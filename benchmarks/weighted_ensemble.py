@@ -165,6 +165,7 @@ def _rates(session: Session, well: DoubleWell, seeds: Sequence[int], simulated_p
         flux = double_well.fluxes(well, seed, simulated_ps)
         found = rate([flux], SEGMENT_PS, np.random.default_rng(seed))
         told = "no flux" if found is None else f"{found.mfpt_ps / 1000:.3g} ns, blocks of {found.block}"
+        session.kept += 1
         _say(session, f"friction {well.friction:g}, seed {seed}: {len(flux)} iterations, {told}")
         yield found
 
