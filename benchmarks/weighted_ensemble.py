@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -35,6 +36,9 @@ FRICTIONS = (50.0, 5.0)
 N_PASSAGES = 3.0
 
 _REFERENCE_SEED = 1999
+
+# A variance of fewer has no interval worth telling.
+_FEWEST_SEEDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +86,9 @@ def truth_figures(truth: Truth) -> dict[str, Figure]:
         math.log(each.high / each.low) / 2 if each and each.low and each.high else math.inf for each in truth.rates
     ]
     middle = median(widths)
-    ends = (truth.waited_ps / (truth.seen + sign * 1.96 * math.sqrt(truth.seen)) / 1000 for sign in (1, -1))
+    low, high = (truth.waited_ps / (truth.seen + sign * 1.96 * math.sqrt(truth.seen)) / 1000 for sign in (1, -1))
     return {
-        f"{label}: mean first passage": Figure(truth.waited_ps / truth.seen / 1000, *ends, "ns"),
+        f"{label}: mean first passage": Figure(truth.waited_ps / truth.seen / 1000, low, high, "ns"),
         f"{label}: brute-force passages": Figure(truth.seen, None, None, "passages"),
         f"{label}: rate / reference": interval((each.per_ps / truth.per_ps for each in found), "ratio"),
         f"{label}: intervals that cover it": Figure(
@@ -105,10 +109,11 @@ def gain(rates: Sequence[float], n: int, wanted: Wanted | None) -> Figure:
     if len(rates) < n or n < 3:
         return Figure(None, None, None, "times", wanted)
     logs = np.log(rates)
+    value = float(1 / (logs.var(ddof=1) * N_PASSAGES))
+    if n < _FEWEST_SEEDS:
+        return Figure(value, None, None, "times", wanted)
     drawn = np.random.default_rng(0).choice(logs, size=(10_000, n)).var(axis=1, ddof=1)
-    value, low, high = (
-        float(1 / (variance * N_PASSAGES)) for variance in (logs.var(ddof=1), *np.quantile(drawn, [0.975, 0.025]))
-    )
+    low, high = (float(1 / (variance * N_PASSAGES)) for variance in np.quantile(drawn, [0.975, 0.025]))
     return Figure(value, low, high, "times", wanted)
 
 
@@ -131,11 +136,8 @@ def speed_figures(session: Session) -> dict[str, Figure]:
     for n_walkers, most in ((200, 20.0), (2000, 200.0)):
         for kind in unbiased.KINDS:
             case = unbiased.Case.of(kind, seed=1, n_walkers=n_walkers)
-            timed = session.rounds(
-                f"{n_walkers} walkers, {kind}",
-                {kind: lambda case=case: _milliseconds(case)},
-                3 if session.quick else 10,
-            )
+            n = 3 if session.quick else 10
+            timed = session.rounds(f"{n_walkers} walkers, {kind}", {kind: partial(_milliseconds, case)}, n)
             figures[f"resampling of {n_walkers}, {kind}"] = interval(
                 (each[kind] for each in timed), "ms", Wanted(at_most=most)
             )
@@ -165,6 +167,7 @@ def _rates(session: Session, well: DoubleWell, seeds: Sequence[int], simulated_p
         flux = double_well.fluxes(well, seed, simulated_ps)
         found = rate([flux], SEGMENT_PS, np.random.default_rng(seed))
         told = "no flux" if found is None else f"{found.mfpt_ps / 1000:.3g} ns, blocks of {found.block}"
+        session.kept += 1
         _say(session, f"friction {well.friction:g}, seed {seed}: {len(flux)} iterations, {told}")
         yield found
 

@@ -134,7 +134,8 @@ def choose_centres(pcoord: np.ndarray, n: int) -> np.ndarray:
     points = single.astype(np.float64)
     chosen = [int(np.argmin(_squares(points, points.mean(axis=0))))]
     nearest = _squares(points, points[chosen[0]])
-    while len(chosen) < min(n, len(points)):
+    # Points whose squared distance is nothing in float32 are one centre.
+    while len(chosen) < n and np.float32(nearest.max()) > 0:
         chosen.append(int(np.argmax(nearest)))
         nearest = np.minimum(nearest, _squares(points, points[chosen[-1]]))
     centres: np.ndarray = single[chosen]
@@ -146,7 +147,10 @@ def _mapper(bins: Bins, centres: np.ndarray | None) -> Any:
         case Rectilinear():
             return RectilinearBinMapper(bins.edges)
         case Adaptive():
-            return MABBinMapper(list(bins.n))
+            mapper = MABBinMapper(list(bins.n))
+            # WESTPA's hold an address, and so give each process a hash of its own for the same bins.
+            mapper.labels = [f"adaptive bin {number}" for number in range(mapper.nbins)]
+            return mapper
         case Voronoi():
             if centres is None:
                 raise ValueError("Voronoi bins need centres")

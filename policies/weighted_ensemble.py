@@ -129,7 +129,10 @@ class Rule:
                 f"{self.space.n_dimensions} dimensions"
             )
         ends: np.ndarray = pcoord[:, -1]
-        if len(lost := np.flatnonzero(~np.isfinite(ends).all(axis=1))):
+        # WESTPA bins float32, in which 1e39 is infinite too.
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(ends.astype(np.float32)).all(axis=1)
+        if len(lost := np.flatnonzero(~finite)):
             raise BrokenEnsemble(f"{where}: the progress coordinate of walker {lost[0]} is not finite at its end")
         return ends
 

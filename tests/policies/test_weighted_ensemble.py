@@ -216,9 +216,10 @@ def test_coordinates_that_do_not_fit_stop_the_ensemble():
         BrokenEnsemble, match=r"iteration 3: a progress coordinate of shape \(4, 3, 2\) does not fit 5"
     ):
         rule().resample(iteration, pcoord[:4], BASIS, rng, 0)
-    pcoord[2, -1, 1] = np.nan
-    with pytest.raises(BrokenEnsemble, match="iteration 3: the progress coordinate of walker 2 is not finite"):
-        rule().resample(iteration, pcoord, BASIS, rng, 0)
+    for lost in (np.nan, np.inf, 1e39):
+        pcoord[2, -1, 1] = lost
+        with pytest.raises(BrokenEnsemble, match="iteration 3: the progress coordinate of walker 2 is not finite"):
+            rule().resample(iteration, pcoord, BASIS, rng, 0)
 
 
 def test_weights_that_do_not_sum_to_one_stop_the_ensemble():
