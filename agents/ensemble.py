@@ -105,6 +105,8 @@ class EnsembleWalkers(Walkers):
         Coordinates of the basis states by model version, as far as they are known, (n_states, n_dimensions) each.
     """
 
+    wait_for_each_other = True
+
     def __init__(self, state: CampaignState, basis: Basis, method: Method, ask: Ask) -> None:
         super().__init__(state, basis)
         self.method = method

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import statistics
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
@@ -14,7 +15,7 @@ from agents.attempts import Failure, Verdict
 from agents.hook import HookAgent
 from agents.pool import Load
 from agents.state import CampaignState, Destination, Start
-from agents.topic import Outcome, TopicAgent, task_seed, without_system
+from agents.topic import InFlight, Outcome, TopicAgent, task_seed, without_system
 from agents.walkers import Due, Walkers
 from campaign.ledger import OpenTask, State
 from tasks.messages import Archive, FileRecord, Ref, SegmentResult, SegmentSpec
@@ -31,6 +32,12 @@ LEAVING_S = 15.0
 # Short segments are bundled until they keep a worker busy for so long: a task costs some 6 ms of CPU whatever it
 # does, 2 % of this.
 WORTH_A_TASK_S = 0.3
+
+# Of the median time that segments are out; what takes longer, and is waited for, is tried elsewhere as well.
+STRAGGLES_AFTER = 3.0
+_ENOUGH_TURNAROUNDS = 8
+# What takes less is not worth a second attempt.
+_NO_STRAGGLER_S = 1.0
 
 # Why a segment runs again of which everything but its trajectory is there; kept as ``rerun/ID``.
 ITS_FILE = "file"
@@ -101,6 +108,7 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         self._n_given_up = 0
         self.running_again: set[int] = set()
         self._durations: deque[float] = deque(maxlen=64)
+        self._turnarounds: deque[float] = deque(maxlen=64)
         self._load = Load()
         self._recalled_to: dict[int, Destination] = {}
 
@@ -335,6 +343,27 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         for ref in self.inputs(arrived.spec):
             self.state.hold(ref, ("task", segment_id))
 
+    # Stragglers -------------------------------------------------------------------------------------------------
+
+    def stragglers(self, now: float) -> list[InFlight[SegmentSpec]]:
+        """Return what everybody waits for that takes far longer than others do, while workers have nothing to do."""
+        waits = (
+            self.walkers.wait_for_each_other and not self.walkers.n_idle and self.n_bundles < self.state.pool.slots
+        )
+        if not waits or len(self._turnarounds) < _ENOUGH_TURNAROUNDS or self.state.ending is not None:
+            return []
+        limit = max(STRAGGLES_AFTER * statistics.median(self._turnarounds), _NO_STRAGGLER_S)
+        return [f for f in self.in_flight.values() if not f.rivals and now - f.sent > limit]
+
+    def overtake(self, now: float) -> None:
+        """Send stragglers once more; whichever attempt comes first is applied."""
+        for flight in self.stragglers(now):
+            logger.warning(
+                "segment %d is out for %.1f s, %g times the median of others: it is tried elsewhere as well",
+                flight.spec.segment_id, now - flight.sent, STRAGGLES_AFTER,
+            )  # fmt: skip
+            self.send_rival(flight)
+
     # What waits on the nodes ------------------------------------------------------------------------------------
 
     def done(self, spec: SegmentSpec, result: SegmentResult) -> None:
@@ -404,6 +433,13 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         self._let_start_go(spec.segment_id)
 
     # What comes back --------------------------------------------------------------------------------------------
+
+    def handle(self, outcome: Outcome) -> None:
+        """Note how long an attempt was out, and commit what became of it."""
+        flight = self.in_flight.get(outcome.task_id)
+        if flight is not None and flight.spec.attempt == outcome.attempt and outcome.failure is None:
+            self._turnarounds.append(time.monotonic() - flight.sent)
+        super().handle(outcome)
 
     def arrived(self, spec: SegmentSpec, result: SegmentResult) -> None:
         """Keep a result until `apply_next` takes it, in order of arrival or, in lockstep, of ids."""

@@ -94,7 +94,7 @@ class Steering:
             due = any(agent.overdue(now) or agent.strays() for agent in self.agents.values())
             due = due or self._time_is_up(now) or self.state.pool.differs(now)
             due = due or (self.state.end_of_time is not None and now > self.state.end_of_time)
-            due = due or self._concludes()
+            due = due or self._concludes() or bool(self.simulate.stragglers(now))
         return self._decide(lambda: self._check_clock(now)) if due else Outbox()
 
     def stop(self, reason: str) -> Outbox:
@@ -326,6 +326,7 @@ class Steering:
     def _check_clock(self, now: float) -> None:
         for agent in self.agents.values():
             agent.expire(now)
+        self.simulate.overtake(now)
         if self._time_is_up(now):
             self.state.end(f"--max-minutes {self.state.settings.max_minutes:g} are over")
 

@@ -88,12 +88,23 @@ class InFlight(Generic[SpecT]):
         Where it is.
     failures
         Signatures of the attempts before that failed.
+    sent
+        When it was (monotonic).
+    rivals
+        Attempts at the same task that were sent because this one takes long: the first result of any wins.
     """
 
     spec: SpecT
     deadline: float
     place: Destination
     failures: tuple[tuple[str, str], ...] = ()
+    sent: float = 0.0
+    rivals: tuple[SpecT, ...] = ()
+
+    @property
+    def attempts(self) -> tuple[SpecT, ...]:
+        """All that are out."""
+        return self.spec, *self.rivals
 
 
 class TopicAgent(ABC, Generic[SpecT, ResultT]):
@@ -257,8 +268,20 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
         for ref in self.inputs(spec):
             self.state.hold(ref, ("task", task_id(spec)))
         # Where others share the workers, a task waits behind theirs.
-        deadline = time.monotonic() + self.state.settings.task_timeout * self.state.pool.shared_by()
-        self.in_flight[task_id(spec)] = InFlight(spec, deadline, place, failures)
+        now = time.monotonic()
+        deadline = now + self.state.settings.task_timeout * self.state.pool.shared_by()
+        self.in_flight[task_id(spec)] = InFlight(spec, deadline, place, failures, now)
+        self._put_out(spec, place, bundle)
+
+    def send_rival(self, flight: InFlight[SpecT]) -> None:
+        """Send another attempt at a task that takes long, elsewhere where there is an elsewhere."""
+        place = self._other_place(flight.place)
+        spec = replace(flight.spec, attempt=1 + max(each.attempt for each in flight.attempts))
+        self.state.ledger.begin_attempt(task_id(spec), spec.attempt, place.site, place.executor)
+        self.in_flight[task_id(spec)] = replace(flight, rivals=(*flight.rivals, spec))
+        self._put_out(spec, place, None)
+
+    def _put_out(self, spec: SpecT, place: Destination, bundle: int | None) -> None:
         self.state.counts.n_sent[self.topic] += 1
         info = {"attempt": spec.attempt, "executor": place.executor, "site": place.site, **self.info(spec)}
         self.state.outbox.sends.append(Send(self.topic, place.method, spec, info, bundle))
@@ -271,14 +294,17 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
     def handle(self, outcome: Outcome) -> None:
         """Commit what became of an attempt, and try again, go on, or give up."""
         flight = self.in_flight.get(outcome.task_id)
-        if flight is None or flight.spec.attempt != outcome.attempt:
+        if flight is None or all(each.attempt != outcome.attempt for each in flight.attempts):
             self._note_late(outcome)
             return
         self._note(outcome, outcome.failure.kind if outcome.failure else "success")
         if outcome.failure is not None:
-            self._failed(flight, outcome.failure)
+            self._one_failed(flight, outcome.attempt, outcome.failure)
             return
         del self.in_flight[outcome.task_id]
+        for each in flight.attempts:
+            if each.attempt != outcome.attempt:
+                self.state.ledger.end_attempt(outcome.task_id, each.attempt, "outpaced")
         self.done(flight.spec, outcome.value)
         self.state.outbox.published += self.files(outcome.value)
         for ref in self.outputs(outcome.value):
@@ -326,8 +352,21 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
             self._lose(flight, Failure("site_gone", f"site {flight.place.site} has no workers any more"))
 
     def _lose(self, flight: InFlight[SpecT], failure: Failure) -> None:
-        self.state.ledger.end_attempt(task_id(flight.spec), flight.spec.attempt, failure.kind, error=failure.message)
+        for each in flight.attempts:
+            self.state.ledger.end_attempt(task_id(each), each.attempt, failure.kind, error=failure.message)
+        self.state.counts.failures[failure.kind] += len(flight.rivals)
         self._failed(flight, failure)
+
+    def _one_failed(self, flight: InFlight[SpecT], attempt: int, failure: Failure) -> None:
+        """Wait for the attempts that are still out, if there are any."""
+        left = [each for each in flight.attempts if each.attempt != attempt]
+        if not left:
+            self._failed(flight, failure)
+            return
+        self.state.counts.failures[failure.kind] += 1
+        self.in_flight[task_id(flight.spec)] = replace(
+            flight, spec=left[0], rivals=tuple(left[1:]), failures=(*flight.failures, failure.signature)
+        )
 
     def _failed(self, flight: InFlight[SpecT], failure: Failure) -> None:
         spec, failures = flight.spec, (*flight.failures, failure.signature)

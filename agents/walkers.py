@@ -73,6 +73,9 @@ class Walkers(ABC):
     # Whether no segment begins any more where several failed in the same way.
     blames_starts = False
 
+    # Whether one that takes long keeps others from going on.
+    wait_for_each_other = False
+
     def __init__(self, state: CampaignState, basis: Basis) -> None:
         self.state = state
         self.basis = basis

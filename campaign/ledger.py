@@ -32,8 +32,8 @@ ArtifactKind = Literal["trajectory", "end_state", "reference", "model", "archive
 # A segment's id is its task's id, from 0 without gaps; tasks of other kinds are numbered from here.
 FIRST_OTHER_ID = 2**40
 
-# How an attempt may end that is nobody's failure: its process ended, or it came back after it was given up.
-NO_FAILURES = ("success", "abandoned")
+# How an attempt may end that is nobody's failure: its process ended, or another attempt came back before it.
+NO_FAILURES = ("success", "abandoned", "outpaced")
 
 # Failures of the site, not of the task: its workers are gone, or did not answer in time.
 OF_THE_SITE = frozenset({"manager_lost", "lost", "late", "site_gone"})

@@ -49,7 +49,8 @@ class EnsembleSummary:
         if self.rate_low_per_s is not None and self.rate_high_per_s is not None:
             interval = f"95 % interval {self.rate_low_per_s:.3g} to {self.rate_high_per_s:.3g}"
         told.append(
-            f"rate to {self.target}: {self.rate_per_s:.3g} /s ({interval}), mean first passage time {self.mfpt_ps:.4g} ps"
+            f"rate to {self.target}: {self.rate_per_s:.3g} /s ({interval}), "
+            f"mean first passage time {self.mfpt_ps:.4g} ps"
         )
         return told
 

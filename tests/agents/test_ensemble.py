@@ -2,6 +2,7 @@
 
 import random
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -242,3 +243,53 @@ def test_one_that_fails_with_both_seeds_stops_the_campaign_which_goes_on_when_re
         assert len(campaign.iterations()) == 3
         weights = [told.iteration.weights.sum() for told in campaign.iterations()]
         np.testing.assert_allclose(weights, 1, atol=1e-12)
+
+
+def test_a_straggler_gets_a_second_attempt_and_the_first_result_wins(open_ensembles):
+    with open_ensembles(max_iterations=6, slots=2, bundle=1) as campaign:
+        campaign.begin()
+        straggler = None
+        while straggler is None:
+            sends = list(campaign.outstanding.values())
+            waiting = [send for send in sends if send.topic == "simulate" and send.spec.iteration == 5]
+            if len(sends) == 1 and waiting:
+                straggler = waiting[0]
+                break
+            campaign.answer(next(send for send in sends if send not in waiting[:1]))
+        agent = campaign.steering.simulate
+        key = straggler.spec.segment_id
+        assert campaign.take(campaign.steering.keep_time()).sends == []
+        agent.in_flight[key] = replace(agent.in_flight[key], sent=-1e6)
+        del campaign.outstanding["simulate", key]
+        campaign.abandoned.append(straggler)
+        (rival,) = agent_sends(campaign)
+        assert (rival.spec.attempt, rival.spec.seed) == (2, straggler.spec.seed)
+        # There is never a third.
+        assert campaign.steering.keep_time().sends == []
+        late = campaign.outcome(straggler)
+        campaign.steering.handle("simulate", campaign.outcome(rival))
+        campaign.steering.handle("simulate", late)
+        outcomes = campaign.query("SELECT number, outcome FROM attempt WHERE task_id = ? ORDER BY number", key)
+        assert outcomes == [(1, "outpaced"), (2, "success")]
+        assert campaign.query("SELECT count(*) FROM task WHERE iteration = 6 AND kind = 'simulate'")[0][0] > 0
+
+
+def test_of_a_straggler_and_its_rival_one_may_fail(open_ensembles):
+    with open_ensembles(max_iterations=2, slots=4, bundle=1) as campaign:
+        campaign.begin()
+        campaign.answer(*campaign.out("coordinate"))
+        agent, send = campaign.steering.simulate, campaign.out("simulate")[0]
+        with campaign.state.lock, campaign.ledger.transaction():
+            agent.send_rival(agent.in_flight[send.spec.segment_id])
+        (rival,) = campaign.state.take_outbox().sends
+        campaign.steering.handle("simulate", campaign.outcome(send, "worker_lost"))
+        assert agent.in_flight[send.spec.segment_id].attempts == (rival.spec,)
+        campaign.steering.handle("simulate", campaign.outcome(rival))
+        assert send.spec.segment_id not in agent.in_flight
+        outcomes = campaign.query("SELECT outcome FROM attempt WHERE task_id = ?", send.spec.segment_id)
+        assert outcomes == [("worker_lost",), ("success",)]
+
+
+def agent_sends(campaign: Ensembles) -> list:
+    """Return what a tick sends."""
+    return campaign.steering.keep_time().sends
