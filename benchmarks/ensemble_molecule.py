@@ -85,24 +85,28 @@ def figures(session: Session) -> dict[str, Figure]:
     """Return in how many of the well sampled cells both agree."""
     length = QUICK if session.quick else FULL
     pieces = _plain(session, length)
-    blocks, simulated_ns, molecular_ns = _ensemble(session, length)
-    agreement = compare(blocks, pieces, length.fewest_pieces, np.random.default_rng(0))
-    n = int(agreement.well.sum())
-    told = f"of {n}" + (" (quick: too short to tell)" if session.quick else "")
-    kept_ns = len(pieces) * _PIECE_PS / 1000
+    told = _ensemble(session, length)
+    return agreement_figures(told, pieces, length.fewest_pieces, quick=session.quick)
+
+
+def agreement_figures(
+    told: Sequence[Past], pieces: np.ndarray, fewest_pieces: int, *, quick: bool = False
+) -> dict[str, Figure]:
+    """Return what an ensemble's iterations and pieces of plain MD, (n_pieces, n_cells), come to."""
+    blocks = in_blocks(np.array([iteration_share(each) for each in told]))
+    agreement = compare(blocks, pieces, fewest_pieces, np.random.default_rng(0))
+    n, kept_ns = int(agreement.well.sum()), len(pieces) * _PIECE_PS / 1000
+    n_segments = sum(len(each.segment_ids) for each in told)
+    agree = float(np.mean(agreement.agrees[agreement.well])) if n else None
+    unit = f"of {n}" + (" (quick: too short to tell)" if quick else "")
     return {
-        "molecule: plain MD kept": Figure(
-            kept_ns, None, None, "ns", None if session.quick else Wanted(at_least=20)
-        ),
-        "molecule: ensemble, all walkers": Figure(simulated_ns, None, None, "ns"),
-        "molecule: ensemble, molecular time": Figure(molecular_ns, None, None, "ns"),
+        "molecule: plain MD kept": Figure(kept_ns, None, None, "ns", None if quick else Wanted(at_least=20)),
+        "molecule: ensemble, all walkers": Figure(n_segments * _SEGMENT_PS / 1000, None, None, "ns"),
+        "molecule: ensemble, molecular time": Figure(len(told) * _SEGMENT_PS / 1000, None, None, "ns"),
         "molecule: well sampled cells": Figure(float(n), None, None, f"of {agreement.well.size}"),
-        "molecule: cells that agree": Figure(
-            None if n == 0 else float(np.mean(agreement.agrees[agreement.well])), None, None, told,
-            Wanted(at_least=WANTED),
-        ),
+        "molecule: cells that agree": Figure(agree, None, None, unit, Wanted(at_least=WANTED)),
         **_sides(agreement),
-    }  # fmt: skip
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,8 +281,8 @@ def _setting() -> tuple[PreparedSystem, Dynamics, Coordinate]:
     return prepared, settings.dynamics(prepared.platform), coordinate
 
 
-def _ensemble(session: Session, length: Length) -> tuple[np.ndarray, float, float]:
-    """Return the shares of each block, and how much was simulated in all and along one walker, in ns."""
+def _ensemble(session: Session, length: Length) -> list[Past]:
+    """Return the iterations of a campaign, each checked."""
     flags = {
         "--system": SYSTEM,
         "--policy": "weighted-ensemble",
@@ -299,6 +303,4 @@ def _ensemble(session: Session, length: Length) -> tuple[np.ndarray, float, floa
         finally:
             ledger.close()
     session.kept += 1
-    shares = np.array([iteration_share(each) for each in told])
-    n_segments = sum(len(each.segment_ids) for each in told)
-    return in_blocks(shares), n_segments * _SEGMENT_PS / 1000, len(told) * _SEGMENT_PS / 1000
+    return told
