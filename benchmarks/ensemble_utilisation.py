@@ -91,7 +91,7 @@ def figures(session: Session) -> dict[str, Figure]:
 
 
 def _barrier(session: Session) -> dict[str, Figure]:
-    n_iterations = 4 if session.quick else 16
+    n_iterations = 3 if session.quick else 8
     session.console.print("utilisation: an ensemble, for its number of segments", highlight=False)
     first = _ensemble(session, n_iterations)  # of equal seed, so all have as many
     n_walkers = max(2, round(first.n_segments / n_iterations))
