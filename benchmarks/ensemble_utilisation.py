@@ -230,7 +230,7 @@ class _Ensemble:
             Coordinate("phi-psi", names), ("start",), np.ones(1), parse_bins(f"rectilinear:{edges}", names), None,
             _PER_BIN,
         )  # fmt: skip
-        self.walkers = EnsembleWalkers(self.state, Basis(self.state, system), method, lambda numbers, segments: None)
+        self.walkers = EnsembleWalkers(self.state, Basis(self.state, system), method, lambda *question: None)
         self.walkers.basis_at[0] = np.zeros((1, 2))
         self.chronicle = Chronicle(folder, self.walkers, method, lambda told: None)
 
@@ -257,10 +257,9 @@ class _Ensemble:
                 running.append(self._spec(due.walker_id, due.iteration))
                 self.n_segments += 1
         points = self._points(len(running))
-        for row, spec in enumerate(running[:-1]):
-            with self.ledger.transaction():
+        with self.ledger.transaction():
+            for row, spec in enumerate(running[:-1]):
                 self.walkers.moved(spec, self._result(spec, points[row]))
-                self.walkers.advance()
         result = self._result(running[-1], points[-1])
         began, cpu = time.monotonic(), time.process_time()
         with self.ledger.transaction():
