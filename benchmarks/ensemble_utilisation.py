@@ -1,9 +1,10 @@
 """What the barrier of weighted ensemble costs: two workers kept busy, and what happens between two iterations.
 
 **Barrier.** Two ensembles (``--replicas 2``) of alanine dipeptide with segments of 20 ps and phi/psi as the
-coordinate, against a campaign without barriers (``--policy plain --infer-every 0``) of as many segments, with the
-same frames and as many walkers as both ensembles have in the mean; alternating. Rate: segments per second of both
-workers, from the first end of each to the last, so starting up does not count. Wanted: 0.95 of the plain campaign's.
+coordinate, against a campaign without barriers (``--policy plain``) of as many segments, with the same frames and as
+many walkers as both ensembles have in the mean; both without inference (``--infer-every 0``); alternating. Rate:
+segments per second of both workers, from the first end of each to the last, so starting up does not count, and the
+last iteration, in which a worker waits for nobody, hardly. Wanted: 0.95 of the plain campaign's.
 The bins are few (3 x 3, at most 36 walkers an ensemble), since barriers cost most where iterations are short.
 
 **Bookkeeping.** The campaign's own agent of ensembles and its chronicle, in one process and without queue: results of
@@ -44,6 +45,7 @@ SEGMENT_PS = 20.0
 REPLICAS = 2
 BINS = "rectilinear:-100,0;-60,60"
 WANTED = 0.95
+N_ROUNDS = 5
 
 # Walkers, the grid that has a fourth as many bins, and the most milliseconds of an iteration.
 SIZES = ((200, (5, 10), 50.0), (2000, (20, 25), 250.0))
@@ -101,7 +103,7 @@ def _barrier(session: Session) -> dict[str, Figure]:
             "ensemble": partial(_ensemble, session, n_iterations),
             "plain": partial(_plain, session, n_walkers, first.n_segments),
         },
-        2 if session.quick else 5,
+        2 if session.quick else N_ROUNDS,
     )
     return {
         "utilisation": interval(
@@ -121,6 +123,7 @@ def _barrier(session: Session) -> dict[str, Figure]:
 _COMMON = {
     "--system": "alanine-dipeptide",
     "--segment-ps": f"{SEGMENT_PS:g}",
+    "--infer-every": "0",
     "--simulate-workers": "2",
     "--seed": str(_SEED),
 }
@@ -143,7 +146,6 @@ def _plain(session: Session, n_walkers: int, n_segments: int) -> Arm:
     flags = {
         **_COMMON,
         "--policy": "plain",
-        "--infer-every": "0",
         "--walkers": str(n_walkers),
         "--max-segments": str(n_segments),
     }
@@ -154,7 +156,9 @@ def _arm(session: Session, flags: dict[str, str]) -> Arm:
     with campaign(session, *(word for flag in flags.items() for word in flag)) as ran:
         summary = ran.summary
         (busy,) = (of["simulate"] for of in summary["worker_utilisation"].values() if "simulate" in of)
-        return Arm(rate(ends_by_worker(ran), 1.0), float(busy), int(summary["segments"]))
+        arm = Arm(rate(ends_by_worker(ran), 1.0), float(busy), int(summary["segments"]))
+    session.console.print(f"utilisation, {flags['--policy']}: {arm.per_s:.3g} segments/s", highlight=False)
+    return arm
 
 
 def ends_by_worker(ran: Campaign) -> list[list[float]]:
