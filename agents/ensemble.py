@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -121,6 +121,7 @@ class EnsembleWalkers(Walkers):
         self._basis_rows: dict[int, dict[int, np.ndarray]] = {}
         self._ready: deque[tuple[Replica, int]] = deque()
         self._out: dict[int, tuple[Replica, int]] = {}
+        self._at_end: dict[int, tuple[Replica, int]] = {}
 
     @property
     def coordinate(self) -> Coordinate:
@@ -175,6 +176,7 @@ class EnsembleWalkers(Walkers):
         member = replica.members[row]
         member.end = Start(result.end, 0, spec.segment_id, result.n_frames - 1)
         member.seconds = sum(result.seconds.values())
+        self._at_end[spec.segment_id] = where
         self.state.hold(result.end, ("end", spec.segment_id))
         if result.pcoord:
             member.pcoord = unpack_pcoord(result.pcoord, self.coordinate.n_dimensions)
@@ -324,12 +326,8 @@ class EnsembleWalkers(Walkers):
 
     def reached(self, segment_id: int, frames: Ref | None) -> None:
         """Note where the learning site reaches a segment's frames; None: they were lost on the way."""
-        if not self.coordinate.learned:
-            return
-        for replica in self.replicas:
-            for row, member in enumerate(replica.members):
-                if member.segment_id == segment_id and member.end is not None:
-                    self._take_frames(replica, row, frames)
+        if self.coordinate.learned and (where := self._at_end.get(segment_id)) is not None:
+            self._take_frames(*where, frames)
 
     def _take_frames(self, replica: Replica, row: int, frames: Ref | None) -> None:
         member = replica.members[row]
@@ -337,6 +335,8 @@ class EnsembleWalkers(Walkers):
         if frames is None:
             # Nobody can say where it ended: it runs anew.
             self.state.release([member.end.ref], ("end", member.segment_id))
+            assert member.segment_id is not None
+            del self._at_end[member.segment_id]
             member.end = member.segment_id = None
             self._ready.append((replica, row))
         elif member.frames is None:
@@ -346,17 +346,22 @@ class EnsembleWalkers(Walkers):
 
     def embedded(self, version: int, pcoord: Mapping[int, np.ndarray], basis: Mapping[int, np.ndarray]) -> None:
         """Take coordinates by a model version: of segments (n_frames + 1, n_dimensions), of basis states rows."""
-        for replica in self.replicas:
-            for row, member in enumerate(replica.members):
-                found = None if member.segment_id is None else pcoord.get(member.segment_id)
-                if found is not None and replica.asked == version:
-                    member.pcoord = found
-                    self._keep_member(replica, row)
+        for segment_id, rows in pcoord.items():
+            replica, row = self._at_end.get(segment_id, (None, 0))
+            if replica is not None and replica.asked == version:
+                replica.members[row].pcoord = rows
         self._basis_rows.setdefault(version, {}).update(basis)
         rows = self._basis_rows[version]
         if len(rows) == len(self.basis.starts):
             self.basis_at[version] = np.stack([rows[number] for number in range(len(rows))]).astype(np.float64)
             self.state.ledger.keep(f"ensemble-basis/{version}", self.basis_at[version].tolist())
+            self._forget_basis({version, *(replica.asked for replica in self.replicas)})
+
+    def _forget_basis(self, but: Container[int | None]) -> None:
+        """Let go of coordinates by model versions that nobody asks for any more."""
+        for version in [version for version in self.basis_at if version not in but]:
+            del self.basis_at[version], self._basis_rows[version]
+            self.state.ledger.forget(f"ensemble-basis/{version}")
 
     # What is kept -----------------------------------------------------------------------------------------------
 
@@ -399,8 +404,9 @@ class EnsembleWalkers(Walkers):
         assert replica.iteration is not None
         for row, member in enumerate(former):
             self.state.release([member.start.ref], ("start", replica.number, replica.iteration.number - 1, row))
-            if member.end is not None:
+            if member.end is not None and member.segment_id is not None:
                 self.state.release([member.end.ref], ("end", member.segment_id))
+                del self._at_end[member.segment_id]
             if member.frames is not None:
                 self.state.release([member.frames], ("pcoord", member.segment_id))
             self.state.ledger.forget(f"member/{replica.number}/{row}")
@@ -409,6 +415,7 @@ class EnsembleWalkers(Walkers):
         """Put each ensemble where the last commit left it."""
         ledger = self.state.ledger
         self.basis_at = {int(version): np.array(told) for version, told in ledger.kept("ensemble-basis/").items()}
+        self._basis_rows = {version: dict(enumerate(known)) for version, known in self.basis_at.items()}
         for replica in self.replicas:
             if (told := ledger.kept(f"ensemble/{replica.number}").get("")) is None:
                 continue
@@ -454,6 +461,7 @@ class EnsembleWalkers(Walkers):
         if told["end"] is not None:
             member.segment_id, member.end = segment_id, self._found(told["end"])
             self.state.hold(member.end.ref, ("end", segment_id))
+            self._at_end[segment_id] = replica, row
             self._restore_frames(member, told["frames"])
             if told["pcoord"] is not None:
                 packed = decode(bytes, told["pcoord"], self.state.stores)
