@@ -350,10 +350,10 @@ class EnsembleWalkers(Walkers):
             replica, row = self._at_end.get(segment_id, (None, 0))
             if replica is not None and replica.asked == version:
                 replica.members[row].pcoord = rows
-        self._basis_rows.setdefault(version, {}).update(basis)
-        rows = self._basis_rows[version]
-        if len(rows) == len(self.basis.starts):
-            self.basis_at[version] = np.stack([rows[number] for number in range(len(rows))]).astype(np.float64)
+        known = self._basis_rows.setdefault(version, {})
+        known.update(basis)
+        if len(known) == len(self.basis.starts):
+            self.basis_at[version] = np.stack([known[number] for number in range(len(known))]).astype(np.float64)
             self.state.ledger.keep(f"ensemble-basis/{version}", self.basis_at[version].tolist())
             self._forget_basis({version, *(replica.asked for replica in self.replicas)})
 
@@ -415,7 +415,7 @@ class EnsembleWalkers(Walkers):
         """Put each ensemble where the last commit left it."""
         ledger = self.state.ledger
         self.basis_at = {int(version): np.array(told) for version, told in ledger.kept("ensemble-basis/").items()}
-        self._basis_rows = {version: dict(enumerate(known)) for version, known in self.basis_at.items()}
+        self._basis_rows = {version: dict(enumerate(rows)) for version, rows in self.basis_at.items()}
         for replica in self.replicas:
             if (told := ledger.kept(f"ensemble/{replica.number}").get("")) is None:
                 continue
