@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from agents.attempts import Verdict
+from agents.questions import Question
 from agents.state import CampaignState, Start
 from agents.walkers import Basis, Due, Walkers
 from campaign.iterations import Boundary, record
@@ -27,9 +28,6 @@ logger = logging.getLogger(__name__)
 
 # In place of a model version, where coordinates are learned and nothing has been learnt.
 _NO_MODEL = -1
-
-# Numbers of basis states, and segments with their frames.
-Ask = Callable[[Sequence[int], Sequence[tuple[int, Ref]]], None]
 
 # Segments begun for a walker, each with a seed of its own and attempts as any: one that fails twice fails by itself.
 SEGMENTS_PER_WALKER = 2
@@ -75,6 +73,8 @@ class Replica:
     asked
         Model version by which the iteration's coordinates are computed on the learning site; None until they are
         asked for.
+    model
+        Of that version.
     """
 
     number: int
@@ -84,6 +84,7 @@ class Replica:
     n_initial: int = 0
     is_open: bool = False
     asked: int | None = None
+    model: Ref | None = None
 
     @property
     def has_ended(self) -> bool:
@@ -97,7 +98,7 @@ class EnsembleWalkers(Walkers):
     Parameters
     ----------
     ask
-        Lets the learning site compute coordinates by the present model: of basis states, and of segments' frames.
+        Lets the learning site compute coordinates.
 
     Attributes
     ----------
@@ -107,7 +108,7 @@ class EnsembleWalkers(Walkers):
 
     wait_for_each_other = True
 
-    def __init__(self, state: CampaignState, basis: Basis, method: Method, ask: Ask) -> None:
+    def __init__(self, state: CampaignState, basis: Basis, method: Method, ask: Callable[[Question], None]) -> None:
         super().__init__(state, basis)
         self.method = method
         self._ask = ask
@@ -210,7 +211,7 @@ class EnsembleWalkers(Walkers):
     def advance(self) -> None:
         """Resample what has ended, and let what may begin; what is not known for that is asked for."""
         for replica in self.replicas:
-            if replica.iteration is None and self._knows_basis(self._version):
+            if replica.iteration is None and self._knows_basis(self._version, self._model):
                 self._begin(replica)
             while replica.has_ended and self._knows_coordinates(replica) and self.state.failure is None:
                 self._end_iteration(replica)
@@ -225,12 +226,16 @@ class EnsembleWalkers(Walkers):
             return 0
         return _NO_MODEL if self.state.model is None else self.state.model_version
 
-    def _knows_basis(self, version: int) -> bool:
+    @property
+    def _model(self) -> Ref | None:
+        return self.state.model if self.coordinate.learned else None
+
+    def _knows_basis(self, version: int, model: Ref | None) -> bool:
         if version == _NO_MODEL:
             return True
         if version not in self.basis_at and version not in self._basis_asked:
             self._basis_asked.add(version)
-            self._ask(range(len(self.basis.starts)), ())
+            self._ask(Question(version, model, basis=tuple(range(len(self.basis.starts)))))
         return version in self.basis_at
 
     def _knows_coordinates(self, replica: Replica) -> bool:
@@ -239,7 +244,7 @@ class EnsembleWalkers(Walkers):
             return False
         assert replica.asked is not None
         known = replica.asked == _NO_MODEL or all(member.pcoord is not None for member in replica.members)
-        return self._knows_basis(replica.asked) and known
+        return self._knows_basis(replica.asked, replica.model) and known
 
     def _ask_for(self, replica: Replica) -> bool:
         """Have an iteration embedded by the newest model version; return False where its frames are on their way."""
@@ -251,8 +256,11 @@ class EnsembleWalkers(Walkers):
                 return False
             for member in replica.members:
                 member.pcoord = None  # of another version, before this process
-            self._ask((), asked_for)
-        replica.asked = version
+            self._ask(Question(version, self._model, batches=tuple(asked_for)))
+        replica.asked, replica.model = version, self._model
+        if replica.model is not None:
+            # Another may be trained before the basis states are asked for.
+            self.state.hold(replica.model, ("asked", replica.number))
         return True
 
     def _basis_states(self, version: int) -> BasisStates:
@@ -293,6 +301,9 @@ class EnsembleWalkers(Walkers):
     def _adopt(self, replica: Replica, following: Iteration, former: Sequence[Member]) -> None:
         """Let an iteration be the ensemble's; its segments begin once it is open."""
         replica.iteration, replica.asked, replica.is_open = following, None, False
+        if replica.model is not None:
+            self.state.release([replica.model], ("asked", replica.number))
+            replica.model = None
         replica.n_initial += len(following.initial)
         states = {state.number: state.basis for state in following.initial}
         replica.members = []
@@ -355,12 +366,14 @@ class EnsembleWalkers(Walkers):
         if len(known) == len(self.basis.starts):
             self.basis_at[version] = np.stack([known[number] for number in range(len(known))]).astype(np.float64)
             self.state.ledger.keep(f"ensemble-basis/{version}", self.basis_at[version].tolist())
-            self._forget_basis({version, *(replica.asked for replica in self.replicas)})
+            self._forget_basis()
 
-    def _forget_basis(self, but: Container[int | None]) -> None:
-        """Let go of coordinates by model versions that nobody asks for any more."""
-        for version in [version for version in self.basis_at if version not in but]:
+    def _forget_basis(self) -> None:
+        """Let go of coordinates by model versions that nobody will ask for any more."""
+        oldest = min(self._version, *(self._version if r.asked is None else r.asked for r in self.replicas))
+        for version in [version for version in self.basis_at if version < oldest]:
             del self.basis_at[version], self._basis_rows[version]
+            self._basis_asked.discard(version)
             self.state.ledger.forget(f"ensemble-basis/{version}")
 
     # What is kept -----------------------------------------------------------------------------------------------
@@ -375,7 +388,11 @@ class EnsembleWalkers(Walkers):
             "parents": iteration.parents.tolist(),
             "lineage": iteration.lineage,
             "initial": [[state.number, state.basis] for state in iteration.initial],
-            "starts": [member.start for member in replica.members],
+            # Basis states by number: every process ships them anew.
+            "starts": [
+                member.start if member.start.parent_id is not None else member.start.parent_frame or 0
+                for member in replica.members
+            ],
             "n_initial": replica.n_initial,
             "rng": replica.rng.bit_generator.state,
         }
@@ -443,9 +460,9 @@ class EnsembleWalkers(Walkers):
 
     def _found(self, told: object) -> Start:
         """Return a start of an earlier process with its data where they lie now."""
+        if isinstance(told, int):
+            return self.basis.starts[told]
         start = decode(Start, told, self.state.stores)
-        if start.parent_id is None:
-            return self.basis.starts[start.parent_frame or 0]
         ref = self.state.find(start.ref, "simulate")
         if ref is None:
             self.state.fail(f"the end of segment {start.parent_id} is lost from its store: its weight has nobody")

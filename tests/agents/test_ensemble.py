@@ -98,7 +98,8 @@ class Ensembles(Campaign):
     def _of_walkers(self):
         members = [member for replica in self.steering.walkers.replicas for member in replica.members]
         ends = {member.end.ref for member in members if member.end is not None}
-        return {member.start.ref for member in members} | ends | {member.frames for member in members}
+        there = set(self.steering.questions.there.values())
+        return {member.start.ref for member in members} | ends | there | {member.frames for member in members}
 
     def starts_left(self):
         return True
