@@ -11,6 +11,8 @@ brute force would have for the same time, one over the passages expected in it, 
 it had, hence so is every observable. Largest z of all walkers and of some observables, which is to stay below 4.
 
 **Speed.** CPU time of one resampling (a single thread's, so the time that it takes on an idle core).
+
+**Molecule**, **utilisation**, **kills**: `benchmarks.ensemble_molecule`, `ensemble_utilisation`, `ensemble_kills`.
 """
 
 from __future__ import annotations
@@ -25,12 +27,12 @@ from functools import partial
 
 import numpy as np
 
-from benchmarks import double_well, unbiased
+from benchmarks import double_well, ensemble_kills, ensemble_molecule, ensemble_utilisation, unbiased
 from benchmarks.double_well import SEGMENT_PS, DoubleWell
 from benchmarks.harness import Figure, Figures, Session, Wanted, interval, median, run
 from policies.rates import Rate, rate
 
-PARTS = ("truth", "unbiased", "speed")
+PARTS = ("truth", "unbiased", "speed", "molecule", "utilisation", "kills")
 SEEDS = tuple(range(2001, 2021))
 FRICTIONS = (50.0, 5.0)
 N_PASSAGES = 3.0
@@ -72,6 +74,12 @@ def measure(session: Session) -> Figures:
         figures.update(unbiased_figures(session))
     if "speed" in parts:
         figures.update(speed_figures(session))
+    if "molecule" in parts:
+        figures.update(ensemble_molecule.figures(session))
+    if "utilisation" in parts:
+        figures.update(ensemble_utilisation.figures(session))
+    if "kills" in parts:
+        figures.update(ensemble_kills.figures(session))
     return figures
 
 
