@@ -230,7 +230,7 @@ class _Ensemble:
             Coordinate("phi-psi", names), ("start",), np.ones(1), parse_bins(f"rectilinear:{edges}", names), None,
             _PER_BIN,
         )  # fmt: skip
-        self.walkers = EnsembleWalkers(self.state, Basis(self.state, system), method, lambda numbers, segments: None)
+        self.walkers = EnsembleWalkers(self.state, Basis(self.state, system), method, lambda question: None)
         self.walkers.basis_at[0] = np.zeros((1, 2))
         self.chronicle = Chronicle(folder, self.walkers, method, lambda told: None)
 
