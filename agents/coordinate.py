@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby
 from typing import Any
 
 import numpy as np
 
 from agents.attempts import Failure, Verdict
+from agents.questions import Question
 from agents.state import CampaignState, Start
 from agents.topic import TopicAgent
 from tasks.coordinate import unpack_pcoord
@@ -36,24 +36,24 @@ class CoordinateAgent(TopicAgent[CoordinateSpec, CoordinateResult]):
         self._coordinate = coordinate
         self._deliver = deliver
 
-    def compute(self, basis: Sequence[tuple[int, Start]], batches: Sequence[tuple[int, Ref]]) -> None:
-        """Have coordinates computed by the present model.
+    def compute(self, question: Question, basis: Mapping[int, Start], batches: Sequence[tuple[int, Ref]]) -> None:
+        """Have a part of a question answered.
 
         Parameters
         ----------
         basis
-            Numbers of basis states, and where they lie.
+            Where basis states lie, by number.
         batches
             Segments, and their frames.
         """
-        for _, group in groupby(basis, key=lambda numbered: numbered[1].ref):
-            states = list(group)
-            for part in _portions(states, self.destination.slots):
-                self._send(part, ())
+        for number, start in basis.items():
+            self._send_part(question, [(number, start)], ())
         for portion in _portions(batches, self.destination.slots):
-            self._send((), portion)
+            self._send_part(question, (), portion)
 
-    def _send(self, basis: Sequence[tuple[int, Start]], batches: Sequence[tuple[int, Ref]]) -> None:
+    def _send_part(
+        self, question: Question, basis: Sequence[tuple[int, Start]], batches: Sequence[tuple[int, Ref]]
+    ) -> None:
         assert self._coordinate is not None
         state = self.state
         spec = CoordinateSpec(
@@ -63,8 +63,8 @@ class CoordinateAgent(TopicAgent[CoordinateSpec, CoordinateResult]):
             system_id=state.molecule.digest,
             coordinate=self._coordinate,
             batches=tuple(batches),
-            model=state.model if self._coordinate.learned else None,
-            model_version=state.model_version if self._coordinate.learned else 0,
+            model=question.model,
+            model_version=question.version,
             store=self.destination.store,
             basis=basis[0][1].ref if basis else None,
             basis_rows=tuple(start.row for _, start in basis),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from agents.attempts import Verdict
+from agents.questions import Question
 from agents.state import CampaignState, Start
 from agents.walkers import Basis, Due, Walkers
 from campaign.iterations import Boundary, record
@@ -27,9 +28,6 @@ logger = logging.getLogger(__name__)
 
 # In place of a model version, where coordinates are learned and nothing has been learnt.
 _NO_MODEL = -1
-
-# Numbers of basis states, and segments with their frames.
-Ask = Callable[[Sequence[int], Sequence[tuple[int, Ref]]], None]
 
 # Segments begun for a walker, each with a seed of its own and attempts as any: one that fails twice fails by itself.
 SEGMENTS_PER_WALKER = 2
@@ -75,6 +73,8 @@ class Replica:
     asked
         Model version by which the iteration's coordinates are computed on the learning site; None until they are
         asked for.
+    model
+        Of that version.
     """
 
     number: int
@@ -84,6 +84,7 @@ class Replica:
     n_initial: int = 0
     is_open: bool = False
     asked: int | None = None
+    model: Ref | None = None
 
     @property
     def has_ended(self) -> bool:
@@ -97,7 +98,7 @@ class EnsembleWalkers(Walkers):
     Parameters
     ----------
     ask
-        Lets the learning site compute coordinates by the present model: of basis states, and of segments' frames.
+        Lets the learning site compute coordinates.
 
     Attributes
     ----------
@@ -107,7 +108,7 @@ class EnsembleWalkers(Walkers):
 
     wait_for_each_other = True
 
-    def __init__(self, state: CampaignState, basis: Basis, method: Method, ask: Ask) -> None:
+    def __init__(self, state: CampaignState, basis: Basis, method: Method, ask: Callable[[Question], None]) -> None:
         super().__init__(state, basis)
         self.method = method
         self._ask = ask
@@ -121,6 +122,7 @@ class EnsembleWalkers(Walkers):
         self._basis_rows: dict[int, dict[int, np.ndarray]] = {}
         self._ready: deque[tuple[Replica, int]] = deque()
         self._out: dict[int, tuple[Replica, int]] = {}
+        self._at_end: dict[int, tuple[Replica, int]] = {}
 
     @property
     def coordinate(self) -> Coordinate:
@@ -175,6 +177,7 @@ class EnsembleWalkers(Walkers):
         member = replica.members[row]
         member.end = Start(result.end, 0, spec.segment_id, result.n_frames - 1)
         member.seconds = sum(result.seconds.values())
+        self._at_end[spec.segment_id] = where
         self.state.hold(result.end, ("end", spec.segment_id))
         if result.pcoord:
             member.pcoord = unpack_pcoord(result.pcoord, self.coordinate.n_dimensions)
@@ -208,7 +211,7 @@ class EnsembleWalkers(Walkers):
     def advance(self) -> None:
         """Resample what has ended, and let what may begin; what is not known for that is asked for."""
         for replica in self.replicas:
-            if replica.iteration is None and self._knows_basis(self._version):
+            if replica.iteration is None and self._knows_basis(self._version, self._model):
                 self._begin(replica)
             while replica.has_ended and self._knows_coordinates(replica) and self.state.failure is None:
                 self._end_iteration(replica)
@@ -223,12 +226,16 @@ class EnsembleWalkers(Walkers):
             return 0
         return _NO_MODEL if self.state.model is None else self.state.model_version
 
-    def _knows_basis(self, version: int) -> bool:
+    @property
+    def _model(self) -> Ref | None:
+        return self.state.model if self.coordinate.learned else None
+
+    def _knows_basis(self, version: int, model: Ref | None) -> bool:
         if version == _NO_MODEL:
             return True
         if version not in self.basis_at and version not in self._basis_asked:
             self._basis_asked.add(version)
-            self._ask(range(len(self.basis.starts)), ())
+            self._ask(Question(version, model, basis=tuple(range(len(self.basis.starts)))))
         return version in self.basis_at
 
     def _knows_coordinates(self, replica: Replica) -> bool:
@@ -237,7 +244,7 @@ class EnsembleWalkers(Walkers):
             return False
         assert replica.asked is not None
         known = replica.asked == _NO_MODEL or all(member.pcoord is not None for member in replica.members)
-        return self._knows_basis(replica.asked) and known
+        return self._knows_basis(replica.asked, replica.model) and known
 
     def _ask_for(self, replica: Replica) -> bool:
         """Have an iteration embedded by the newest model version; return False where its frames are on their way."""
@@ -249,8 +256,11 @@ class EnsembleWalkers(Walkers):
                 return False
             for member in replica.members:
                 member.pcoord = None  # of another version, before this process
-            self._ask((), asked_for)
-        replica.asked = version
+            self._ask(Question(version, self._model, batches=tuple(asked_for)))
+        replica.asked, replica.model = version, self._model
+        if replica.model is not None:
+            # Another may be trained before the basis states are asked for.
+            self.state.hold(replica.model, ("asked", replica.number))
         return True
 
     def _basis_states(self, version: int) -> BasisStates:
@@ -291,6 +301,9 @@ class EnsembleWalkers(Walkers):
     def _adopt(self, replica: Replica, following: Iteration, former: Sequence[Member]) -> None:
         """Let an iteration be the ensemble's; its segments begin once it is open."""
         replica.iteration, replica.asked, replica.is_open = following, None, False
+        if replica.model is not None:
+            self.state.release([replica.model], ("asked", replica.number))
+            replica.model = None
         replica.n_initial += len(following.initial)
         states = {state.number: state.basis for state in following.initial}
         replica.members = []
@@ -324,12 +337,8 @@ class EnsembleWalkers(Walkers):
 
     def reached(self, segment_id: int, frames: Ref | None) -> None:
         """Note where the learning site reaches a segment's frames; None: they were lost on the way."""
-        if not self.coordinate.learned:
-            return
-        for replica in self.replicas:
-            for row, member in enumerate(replica.members):
-                if member.segment_id == segment_id and member.end is not None:
-                    self._take_frames(replica, row, frames)
+        if self.coordinate.learned and (where := self._at_end.get(segment_id)) is not None:
+            self._take_frames(*where, frames)
 
     def _take_frames(self, replica: Replica, row: int, frames: Ref | None) -> None:
         member = replica.members[row]
@@ -337,6 +346,8 @@ class EnsembleWalkers(Walkers):
         if frames is None:
             # Nobody can say where it ended: it runs anew.
             self.state.release([member.end.ref], ("end", member.segment_id))
+            assert member.segment_id is not None
+            del self._at_end[member.segment_id]
             member.end = member.segment_id = None
             self._ready.append((replica, row))
         elif member.frames is None:
@@ -346,17 +357,24 @@ class EnsembleWalkers(Walkers):
 
     def embedded(self, version: int, pcoord: Mapping[int, np.ndarray], basis: Mapping[int, np.ndarray]) -> None:
         """Take coordinates by a model version: of segments (n_frames + 1, n_dimensions), of basis states rows."""
-        for replica in self.replicas:
-            for row, member in enumerate(replica.members):
-                found = None if member.segment_id is None else pcoord.get(member.segment_id)
-                if found is not None and replica.asked == version:
-                    member.pcoord = found
-                    self._keep_member(replica, row)
-        self._basis_rows.setdefault(version, {}).update(basis)
-        rows = self._basis_rows[version]
-        if len(rows) == len(self.basis.starts):
-            self.basis_at[version] = np.stack([rows[number] for number in range(len(rows))]).astype(np.float64)
+        for segment_id, rows in pcoord.items():
+            replica, row = self._at_end.get(segment_id, (None, 0))
+            if replica is not None and replica.asked == version:
+                replica.members[row].pcoord = rows
+        known = self._basis_rows.setdefault(version, {})
+        known.update(basis)
+        if len(known) == len(self.basis.starts):
+            self.basis_at[version] = np.stack([known[number] for number in range(len(known))]).astype(np.float64)
             self.state.ledger.keep(f"ensemble-basis/{version}", self.basis_at[version].tolist())
+            self._forget_basis()
+
+    def _forget_basis(self) -> None:
+        """Let go of coordinates by model versions that nobody will ask for any more."""
+        oldest = min(self._version, *(self._version if r.asked is None else r.asked for r in self.replicas))
+        for version in [version for version in self.basis_at if version < oldest]:
+            del self.basis_at[version], self._basis_rows[version]
+            self._basis_asked.discard(version)
+            self.state.ledger.forget(f"ensemble-basis/{version}")
 
     # What is kept -----------------------------------------------------------------------------------------------
 
@@ -370,7 +388,11 @@ class EnsembleWalkers(Walkers):
             "parents": iteration.parents.tolist(),
             "lineage": iteration.lineage,
             "initial": [[state.number, state.basis] for state in iteration.initial],
-            "starts": [member.start for member in replica.members],
+            # Basis states by number: every process ships them anew.
+            "starts": [
+                member.start if member.start.parent_id is not None else member.start.parent_frame or 0
+                for member in replica.members
+            ],
             "n_initial": replica.n_initial,
             "rng": replica.rng.bit_generator.state,
         }
@@ -399,8 +421,9 @@ class EnsembleWalkers(Walkers):
         assert replica.iteration is not None
         for row, member in enumerate(former):
             self.state.release([member.start.ref], ("start", replica.number, replica.iteration.number - 1, row))
-            if member.end is not None:
+            if member.end is not None and member.segment_id is not None:
                 self.state.release([member.end.ref], ("end", member.segment_id))
+                del self._at_end[member.segment_id]
             if member.frames is not None:
                 self.state.release([member.frames], ("pcoord", member.segment_id))
             self.state.ledger.forget(f"member/{replica.number}/{row}")
@@ -409,6 +432,7 @@ class EnsembleWalkers(Walkers):
         """Put each ensemble where the last commit left it."""
         ledger = self.state.ledger
         self.basis_at = {int(version): np.array(told) for version, told in ledger.kept("ensemble-basis/").items()}
+        self._basis_rows = {version: dict(enumerate(rows)) for version, rows in self.basis_at.items()}
         for replica in self.replicas:
             if (told := ledger.kept(f"ensemble/{replica.number}").get("")) is None:
                 continue
@@ -436,9 +460,9 @@ class EnsembleWalkers(Walkers):
 
     def _found(self, told: object) -> Start:
         """Return a start of an earlier process with its data where they lie now."""
+        if isinstance(told, int):
+            return self.basis.starts[told]
         start = decode(Start, told, self.state.stores)
-        if start.parent_id is None:
-            return self.basis.starts[start.parent_frame or 0]
         ref = self.state.find(start.ref, "simulate")
         if ref is None:
             self.state.fail(f"the end of segment {start.parent_id} is lost from its store: its weight has nobody")
@@ -454,6 +478,7 @@ class EnsembleWalkers(Walkers):
         if told["end"] is not None:
             member.segment_id, member.end = segment_id, self._found(told["end"])
             self.state.hold(member.end.ref, ("end", segment_id))
+            self._at_end[segment_id] = replica, row
             self._restore_frames(member, told["frames"])
             if told["pcoord"] is not None:
                 packed = decode(bytes, told["pcoord"], self.state.stores)

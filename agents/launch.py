@@ -187,6 +187,8 @@ def _begin(number: int, plan: Plan, service: Service, stack: ExitStack) -> _Runn
 
         actor.chronicle = Chronicle(plan.run_dir.path, steering.ensembles, plan.method, actor.tell)
         actor.chronicle.catch_up()
+        if plan.method.warning is not None:
+            actor.tell(plan.method.warning)
     return _Running(plan, ledger, actor)
 
 

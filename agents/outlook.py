@@ -150,6 +150,8 @@ def look_ahead(plan: Plan, timing: Timing, machine: Machine, ready_s: float, not
     for sentence in chain(_misfits(plan, ahead), _full_redis(plan, ahead)):
         raise BadInput(sentence)
     runs = 1 + settings.control
+    if _most_of_ensembles(plan) == segments:
+        notes = (*notes, "all of it at most: as if every bin were reached from the first iteration on")
     return Outlook(
         ahead,
         timing,
@@ -222,6 +224,8 @@ def _segments(plan: Plan, seconds: float, pace: float, before_s: float, machine:
         Wall time before the first.
     """
     target, minutes = planned_segments(plan.settings, plan.dynamics), plan.settings.max_minutes
+    if (most := _most_of_ensembles(plan)) is not None:
+        target = most if target is None else min(most, target)
     if minutes is None:
         assert target is not None  # without any limit, settings take the demonstration's
         return target
@@ -233,6 +237,14 @@ def _segments(plan: Plan, seconds: float, pace: float, before_s: float, machine:
         )
     fitting = max(1, int((60 * minutes - before_s) / pace))
     return fitting if target is None else min(fitting, target)
+
+
+def _most_of_ensembles(plan: Plan) -> int | None:
+    """Return the segments of weighted ensembles that reach every bin at once; None where iterations have no limit."""
+    n_iterations = plan.settings.max_iterations
+    if plan.method is None or n_iterations is None:
+        return None
+    return n_iterations * plan.settings.replicas * plan.method.most_walkers
 
 
 def _foresee(plan: Plan, segments: int) -> Forecast:
@@ -305,7 +317,7 @@ def _notes(plan: Plan, machine: Machine) -> Iterator[str]:
         yield f"the speed was measured on this machine: that of site {site} may differ, and its queue is not counted"
     if machine.simulates and machine.learns and settings.infer_every:
         yield "learning is assumed to take its part of this machine's cores; nothing else is"
-    if planned_segments(settings, plan.dynamics) is None:
+    if planned_segments(settings, plan.dynamics) is None and _most_of_ensembles(plan) is None:
         yield "only time ends this campaign: its segments follow from the speed"
     if settings.control:
         yield "plain MD of equal length is counted in"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from agents.hook import HookAgent
 from agents.infer import InferAgent
 from agents.memory import remember
 from agents.move import MoveAgent
+from agents.questions import Questions
 from agents.simulate import SimulateAgent
 from agents.state import CampaignState, CandidateSet, Outbox
 from agents.topic import Outcome, TopicAgent
@@ -57,7 +57,6 @@ class Steering:
         self.begun = False
         self.n_objects_before = 0
         self.offers: dict[int, CandidateSet] = {}
-        self._questions: deque[tuple[Sequence[int], Sequence[tuple[int, Ref]]]] = deque()
         self._concluded = False
         self.ensembles: EnsembleWalkers | None = None
         self.hook = HookAgent(state, lambda segment_id: self.simulate.release(segment_id))
@@ -70,6 +69,7 @@ class Steering:
         self.move = MoveAgent(state, self._deliver)
         coordinate = None if method is None else method.coordinate
         self.coordinate = CoordinateAgent(state, coordinate, self._bin)
+        self.questions = Questions(state, walkers.basis.starts, self.move.bring, self.coordinate.compute)
         self.gather = GatherAgent(state, self.simulate)
         self.agents: dict[Topic, TopicAgent] = {  # type: ignore[type-arg]  # each topic has types of its own
             agent.topic: agent
@@ -228,8 +228,7 @@ class Steering:
     def _learn(self) -> None:
         if self.state.paused is not None:
             return
-        while self._questions:
-            self._ask(*self._questions.popleft())
+        self.questions.send()
         self.train.refine()
         # What is learnt from the last segments is part of the campaign: coverage counts their frames.
         self.infer.look(last=self._no_more_segments() and not self.move.busy)
@@ -260,19 +259,8 @@ class Steering:
         # WESTPA takes a second to import, which other campaigns need not wait for.
         from agents.ensemble import EnsembleWalkers
 
-        self.ensembles = EnsembleWalkers(self.state, basis, method, self._ask_for_coordinates)
+        self.ensembles = EnsembleWalkers(self.state, basis, method, lambda question: self.questions.ask(question))
         return self.ensembles
-
-    def _ask_for_coordinates(self, basis: Sequence[int], batches: Sequence[tuple[int, Ref]]) -> None:
-        """Have progress coordinates computed once slots are filled."""
-        self._questions.append((basis, batches))
-
-    def _ask(self, basis: Sequence[int], batches: Sequence[tuple[int, Ref]]) -> None:
-        """Have progress coordinates computed; basis states are brought first to where that is done."""
-        for number in basis:
-            self.move.bring(("basis", number), self.walkers.basis.starts[number].ref)
-        if batches:
-            self.coordinate.compute((), batches)
 
     def _bin(self, version: int, pcoord: Mapping[int, np.ndarray], basis: Mapping[int, np.ndarray]) -> None:
         assert self.ensembles is not None
@@ -285,15 +273,9 @@ class Steering:
             self.walkers.reached(number, reachable)
             self._observe(number, ref, reachable)
         elif what == "basis":
-            self._compute_basis(number, reachable)
+            self.questions.arrived(number, reachable)
         else:
             self._offer(self.offers.pop(number), reachable)
-
-    def _compute_basis(self, number: int, ref: Ref | None) -> None:
-        if ref is None:
-            self.state.fail(f"basis state {number} could not be brought to the learning site")
-            return
-        self.coordinate.compute([(number, replace(self.walkers.basis.starts[number], ref=ref))], ())
 
     def _observe(self, segment_id: int, frames: Ref, reachable: Ref | None) -> None:
         if reachable is not None:

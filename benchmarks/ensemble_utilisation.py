@@ -3,8 +3,8 @@
 **Barrier.** Two ensembles (``--replicas 2``) of alanine dipeptide with segments of 20 ps and phi/psi as the
 coordinate, against a campaign without barriers (``--policy plain``) of as many segments, with the same frames and as
 many walkers as both ensembles have in the mean; both without inference (``--infer-every 0``); alternating. Rate:
-segments per second of both workers, from the first end of each to the last, so starting up does not count, and the
-last iteration, in which a worker waits for nobody, hardly. Wanted: 0.95 of the plain campaign's.
+segments per second of both workers, from the first end of each to the last, so starting up does not count. Wanted:
+0.95 of the plain campaign's.
 The bins are few (3 x 3, at most 36 walkers an ensemble), since barriers cost most where iterations are short.
 
 **Bookkeeping.** The campaign's own agent of ensembles and its chronicle, in one process and without queue: results of
@@ -234,7 +234,7 @@ class _Ensemble:
             Coordinate("phi-psi", names), ("start",), np.ones(1), parse_bins(f"rectilinear:{edges}", names), None,
             _PER_BIN,
         )  # fmt: skip
-        self.walkers = EnsembleWalkers(self.state, Basis(self.state, system), method, lambda *question: None)
+        self.walkers = EnsembleWalkers(self.state, Basis(self.state, system), method, lambda question: None)
         self.walkers.basis_at[0] = np.zeros((1, 2))
         self.chronicle = Chronicle(folder, self.walkers, method, lambda told: None)
 

@@ -134,6 +134,7 @@ def announcement(settings: Settings, prepared: PreparedSystem, log: Path) -> str
         "segments": settings.max_segments,
         "ns": settings.max_ns,
         "minutes": settings.max_minutes,
+        "iterations": settings.max_iterations,
         "model versions": settings.min_model_versions or None,
     }
     until = ", ".join(f"{limit:g} {unit}" for unit, limit in limits.items() if limit is not None)

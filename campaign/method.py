@@ -52,6 +52,13 @@ class Method:
         space = build(self.bins, self.target, self.coordinate.n_dimensions, centres)
         return Rule(space, self.walkers_per_bin)
 
+    @property
+    def most_walkers(self) -> int:
+        """Walkers of an iteration where every bin is reached."""
+        n = self.bins.n if isinstance(self.bins, Voronoi) else 1
+        apart = np.repeat(np.arange(n, dtype=np.float64)[:, None], self.coordinate.n_dimensions, axis=1)
+        return int(self.rule(apart).counts.sum())
+
 
 def method_of(settings: Settings, prepared: PreparedSystem) -> Method:
     """Return how the ensembles of a campaign are run.

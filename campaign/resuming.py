@@ -75,7 +75,7 @@ class Standing:
         if self.until == list(settings.ends):
             return self.status == "complete"
         if target is None:
-            reached = "max_minutes" not in flags and self.until is None
+            reached = not flags.keys() & {"max_minutes", "max_iterations"} and self.until is None
         else:
             reached = self.segments >= target
         return self.status == "complete" and reached and self.model_version >= settings.min_model_versions

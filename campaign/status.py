@@ -40,6 +40,8 @@ class Status:
         Attempts whose worker or site was lost, or whose deadline passed.
     segments_per_hour
         Of the last segments, while there are at least two.
+    iterations
+        Of each weighted ensemble that ended; empty for other campaigns.
     errors
         The newest failures: task, attempt, site, kind and first line of the error.
     """
@@ -60,6 +62,7 @@ class Status:
     quarantined_starts: int
     segments_per_hour: float | None
     errors: list[dict[str, Any]]
+    iterations: list[int]
 
     def as_dict(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
@@ -86,6 +89,8 @@ class Status:
         for kind, outcomes in self.attempts.items():
             told = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
             yield f"  attempts at {kind}: {told}"
+        if self.iterations:
+            yield f"  iterations that ended: {', '.join(map(str, self.iterations))}"
         yield (
             f"  {self.lost} lost runs, {self.quarantined_starts} quarantined starts, "
             f"{self.processes} processes so far"
@@ -159,6 +164,7 @@ def _status(run: Path, db: sqlite3.Connection) -> Status:
         quarantined_starts=quarantined,
         segments_per_hour=_rate(db),
         errors=_errors(db),
+        iterations=_iterations(db),
     )
 
 
@@ -187,6 +193,14 @@ def _rate(db: sqlite3.Connection) -> float | None:
     if len(ended) < 2 or max(ended) <= min(ended):
         return None
     return 3600 * (len(ended) - 1) / (max(ended) - min(ended))
+
+
+def _iterations(db: sqlite3.Connection) -> list[int]:
+    try:
+        rows = db.execute("SELECT max(iteration) FROM iteration GROUP BY replica ORDER BY replica").fetchall()
+    except sqlite3.OperationalError:  # an earlier version's ledger knows none
+        return []
+    return [n for (n,) in rows]
 
 
 def _errors(db: sqlite3.Connection) -> list[dict[str, Any]]:

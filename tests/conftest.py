@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from tasks.messages import Dynamics, SegmentSpec, StoreSpec
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 # Before anything imports NumPy: more threads lose on shared cores.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
+
+# How long an example takes is the machine's: others' tests run beside it, and the first one imports.
+settings.register_profile("wayfinder", deadline=None)
+settings.load_profile("wayfinder")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

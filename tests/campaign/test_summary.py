@@ -10,6 +10,7 @@ KEYS = [
     "schema", "status", "reason", "system", "policy", "seed", "segments", "simulated_ns", "frames", "failures",
     "quarantined", "model_versions", "inferences", "steered_fraction", "coverage", "worker_utilisation",
     "decision_ms", "thinker_bytes_per_segment", "proxies", "wall_s", "startup_s", "sites",
+    "weighted_ensemble",
     "hooks",
 ]  # fmt: skip
 

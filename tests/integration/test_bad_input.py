@@ -49,7 +49,7 @@ def test_unknown_system(tmp_path: Path) -> None:
 def test_unknown_policy(tmp_path: Path) -> None:
     sentence = refuse(tmp_path, "--policy", "greedy", "--run-dir", str(tmp_path / "run"))
     assert "--policy greedy" in sentence
-    assert "novelty, random, plain, least-counts, lof, rmsd:FILE or MODULE:POLICY" in sentence
+    assert "least-counts, lof, weighted-ensemble, rmsd:FILE or MODULE:POLICY" in sentence
 
 
 def test_target_that_is_another_molecule(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from campaign.ledger import Ledger
 from campaign.method import method_of
 from campaign.molecule import system_spec
 from campaign.settings import Settings
+from campaign.status import status
 from policies.iteration import BasisStates
 from tasks.coordinate import unpack_pcoord, values
 from tasks.indices import Indices
@@ -121,6 +122,7 @@ def test_a_campaign_has_the_weights_that_its_seed_gives(
         index = west["iterations/iter_00000014/seg_index"][...]
     np.testing.assert_array_equal(index["weight"], found[-1].iteration.weights)
     assert "iteration 10: " in run.out
+    assert "iterations that ended: 14" in list(status(run.run_dir).lines())[-2]
 
 
 @pytest.mark.slow
