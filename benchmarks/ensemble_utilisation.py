@@ -4,8 +4,8 @@
 coordinate, against a campaign without barriers (``--policy plain``) of as many segments, with the same frames and as
 many walkers as both ensembles have in the mean; both without inference (``--infer-every 0``); alternating. Rate:
 segments per second of both workers, from the first end of each to the last, so starting up does not count. Wanted:
-0.95 of the plain campaign's.
-The bins are few (3 x 3, at most 36 walkers an ensemble), since barriers cost most where iterations are short.
+0.95 of the plain campaign's. The bins are few (3 x 3, at most 36 walkers an ensemble), since barriers cost most where
+iterations are short. On a busy machine (``--keep-busy``) two arms that follow each other do not meet the same load.
 
 **Bookkeeping.** The campaign's own agent of ensembles and its chronicle, in one process and without queue: results of
 made-up segments are handed in one by one, and of the last result of an iteration is timed what only a barrier does:
