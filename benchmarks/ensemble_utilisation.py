@@ -5,7 +5,8 @@ coordinate, against a campaign without barriers (``--policy plain``) of as many 
 many walkers as both ensembles have in the mean; both without inference (``--infer-every 0``); alternating. Rate:
 segments per second of both workers, from the first end of each to the last, so starting up does not count. Wanted:
 0.95 of the plain campaign's. The bins are few (3 x 3, at most 36 walkers an ensemble), since barriers cost most where
-iterations are short. On a busy machine (``--keep-busy``) two arms that follow each other do not meet the same load.
+iterations are short. On a busy machine (``--keep-busy``) two arms that follow each other do not meet the same load;
+the ratio of how busy the workers were, as both summaries tell it, suffers less.
 
 **Bookkeeping.** The campaign's own agent of ensembles and its chronicle, in one process and without queue: results of
 made-up segments are handed in one by one, and of the last result of an iteration is timed what only a barrier does:
@@ -113,6 +114,9 @@ def _barrier(session: Session) -> dict[str, Figure]:
         ),
         "utilisation: ensembles": interval((each["ensemble"].per_s for each in rounds), "segments/s"),
         "utilisation: no barriers": interval((each["plain"].per_s for each in rounds), "segments/s"),
+        "utilisation: workers busy": interval(
+            (each["ensemble"].busy / each["plain"].busy for each in rounds), "of no barriers"
+        ),
         "utilisation: workers busy, ensembles": interval((each["ensemble"].busy for each in rounds), "of time"),
         "utilisation: workers busy, no barriers": interval((each["plain"].busy for each in rounds), "of time"),
         "utilisation: walkers": Figure(float(n_walkers), None, None, f"in {REPLICAS} ensembles"),
@@ -157,7 +161,9 @@ def _arm(session: Session, flags: dict[str, str]) -> Arm:
         summary = ran.summary
         (busy,) = (of["simulate"] for of in summary["worker_utilisation"].values() if "simulate" in of)
         arm = Arm(rate(ends_by_worker(ran), 1.0), float(busy), int(summary["segments"]))
-    session.console.print(f"utilisation, {flags['--policy']}: {arm.per_s:.3g} segments/s", highlight=False)
+    session.console.print(
+        f"utilisation, {flags['--policy']}: {arm.per_s:.3g} segments/s, {arm.busy:.3f} busy", highlight=False
+    )
     return arm
 
 
