@@ -75,6 +75,8 @@ class Replica:
         asked for.
     model
         Of that version.
+    n_at_end
+        Walkers that are at the end of their segments.
     """
 
     number: int
@@ -85,11 +87,12 @@ class Replica:
     is_open: bool = False
     asked: int | None = None
     model: Ref | None = None
+    n_at_end: int = 0
 
     @property
     def has_ended(self) -> bool:
         """Whether every walker is at the end of its segment."""
-        return bool(self.members) and all(member.end is not None for member in self.members)
+        return bool(self.members) and self.n_at_end == len(self.members)
 
 
 class EnsembleWalkers(Walkers):
@@ -178,6 +181,7 @@ class EnsembleWalkers(Walkers):
         member.end = Start(result.end, 0, spec.segment_id, result.n_frames - 1)
         member.seconds = sum(result.seconds.values())
         self._at_end[spec.segment_id] = where
+        replica.n_at_end += 1
         self.state.hold(result.end, ("end", spec.segment_id))
         if result.pcoord:
             member.pcoord = unpack_pcoord(result.pcoord, self.coordinate.n_dimensions)
@@ -300,7 +304,7 @@ class EnsembleWalkers(Walkers):
 
     def _adopt(self, replica: Replica, following: Iteration, former: Sequence[Member]) -> None:
         """Let an iteration be the ensemble's; its segments begin once it is open."""
-        replica.iteration, replica.asked, replica.is_open = following, None, False
+        replica.iteration, replica.asked, replica.is_open, replica.n_at_end = following, None, False, 0
         if replica.model is not None:
             self.state.release([replica.model], ("asked", replica.number))
             replica.model = None
@@ -348,6 +352,7 @@ class EnsembleWalkers(Walkers):
             self.state.release([member.end.ref], ("end", member.segment_id))
             assert member.segment_id is not None
             del self._at_end[member.segment_id]
+            replica.n_at_end -= 1
             member.end = member.segment_id = None
             self._ready.append((replica, row))
         elif member.frames is None:
@@ -479,6 +484,7 @@ class EnsembleWalkers(Walkers):
             member.segment_id, member.end = segment_id, self._found(told["end"])
             self.state.hold(member.end.ref, ("end", segment_id))
             self._at_end[segment_id] = replica, row
+            replica.n_at_end += 1
             self._restore_frames(member, told["frames"])
             if told["pcoord"] is not None:
                 packed = decode(bytes, told["pcoord"], self.state.stores)

@@ -212,7 +212,12 @@ class Settings(EnsembleSettings):
     neighbours: int = setting("learning", 10, "neighbours that the novelty score looks at", "frames", ge=1)
     latent: int = setting("learning", 8, "size of the embedding", "dimensions", ge=1)
     infer_every: int = setting(
-        "learning", 4, "new segments that start an inference; 0 for none (with --policy plain)", "segments", ge=0
+        "learning",
+        4,
+        "new segments that start an inference; 0 for none (with --policy plain, or an ensemble that learns nothing)",
+        "segments",
+        default_text="4; 0 for an ensemble that learns nothing",
+        ge=0,
     )
     retrain_every: int = setting("learning", 100, "new segments that start a training", "segments", ge=1)
     first_epochs: int = setting("learning", 15, "length of the first training", "epochs", ge=1)
@@ -669,6 +674,9 @@ def _settled(given: Mapping[str, object]) -> dict[str, object]:
         values.setdefault("novelty", measure(name))
     if name == ENSEMBLE:
         values.setdefault("pcoord", "position" if values.get("system") == "double-well" else "aae:0,1")
+        if not str(values["pcoord"]).startswith("aae"):
+            # Nothing is learnt, and coverage is not what it is run for.
+            values.setdefault("infer_every", 0)
     if not values.keys() & _ENDS:
         chosen = _policy_if_known(name)
         values["max_ns"] = 1.0
