@@ -20,11 +20,11 @@ from campaign.west.replay import replay
 from policies.iteration import BasisStates
 from policies.rates import Rate, rate
 
-# Iterations of an ensemble between two lines on the screen.
+# Iterations of an ensemble between two lines on the screen; a rate takes longer the more iterations it is of, so from
+# the thousandth on there are fewer lines.
 _TELL_EVERY = 10
 
-# Kilojoules and such change with every segment; what is worth reading of it stands first.
-_LOG = "seg_logs"
+_LOGS = "seg_logs"
 
 logger = logging.getLogger(__name__)
 
@@ -53,16 +53,20 @@ class Chronicle:
         with self._lock:
             for boundary in boundaries:
                 self._write(boundary)
-                if boundary.ended.iteration.number % _TELL_EVERY == 0:
+                if _is_told(boundary.ended.iteration.number):
                     self._tell(self._sentence(boundary))
 
     def log(self, line: str) -> None:
         """Keep what became of an attempt of a segment, in a file of its own."""
-        info = json.loads(line)["task_info"]
-        path = self._folder / _LOG / f"{info['iteration']:06d}-{info['segment_id']:06d}.log"
-        path.parent.mkdir(exist_ok=True)
-        with path.open("a") as log:
-            log.writelines(_story(json.loads(line)))
+        told = json.loads(line)
+        info = told["task_info"]
+        path = self._folder / _LOGS / f"{info['iteration']:06d}-{info['segment_id']:06d}.log"
+        try:
+            path.parent.mkdir(exist_ok=True)
+            with path.open("a") as log:
+                log.writelines(_story(told))
+        except OSError as error:  # a full disk; the trace has it all
+            logger.warning("%s could not be written: %s", path, error)
 
     def catch_up(self) -> None:
         """Let west.h5 hold all that the ledger holds."""
@@ -110,8 +114,13 @@ class Chronicle:
             step(replica)
         except WestBusy as error:
             logger.info("%s: it is brought up to date later", error)
-        except OSError as error:
-            logger.warning("west.h5 could not be written, and is made again later: %s", error)
+        except (
+            OSError,
+            RuntimeError,
+            KeyError,
+            ValueError,
+        ):  # of a full disk, or of HDF5 about a file that is not whole
+            logger.exception("west.h5 could not be written, and is made again from the ledger when the campaign ends")
 
     def _follow(self, replica: int) -> None:
         ledger, current = self._walkers.state.ledger, self._walkers.replicas[replica].iteration
@@ -160,6 +169,13 @@ class Chronicle:
             return told
         found = self._rate()
         return f"{told}, {'nothing has reached the target yet' if found is None else describe(found)}"
+
+
+def _is_told(number: int) -> bool:
+    step = _TELL_EVERY
+    while number >= 100 * step:
+        step *= 10
+    return number % step == 0
 
 
 def describe(found: Rate) -> str:

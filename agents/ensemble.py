@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 # In place of a model version, where coordinates are learned and nothing has been learnt.
 _NO_MODEL = -1
 
+# Among the numbers that a seed is made of; not zero, for numpy takes trailing zeros for none.
+_OF_ENSEMBLES = 17
+
 # Segments begun for a walker, each with a seed of its own and attempts as any: one that fails twice fails by itself.
 SEGMENTS_PER_WALKER = 2
 
@@ -95,6 +98,11 @@ class Replica:
         return bool(self.members) and self.n_at_end == len(self.members)
 
 
+def generator(seed: int, replica: int) -> np.random.Generator:
+    """Return what an ensemble draws from, apart from segments and from other ensembles."""
+    return np.random.default_rng([seed, replica, _OF_ENSEMBLES])
+
+
 class EnsembleWalkers(Walkers):
     """One or several weighted ensembles, whose iterations fill each other's waiting.
 
@@ -116,9 +124,7 @@ class EnsembleWalkers(Walkers):
         self.method = method
         self._ask = ask
         self.replicas = [
-            # Apart from the generators of segments and of free walkers.
-            Replica(number, np.random.default_rng([state.settings.seed, number, len(state.settings.policy)]))
-            for number in range(state.settings.replicas)
+            Replica(number, generator(state.settings.seed, number)) for number in range(state.settings.replicas)
         ]
         self.basis_at: dict[int, np.ndarray] = {}
         self._basis_asked: set[int] = set()
@@ -191,24 +197,23 @@ class EnsembleWalkers(Walkers):
         """Begin a walker's segment anew with another seed; where that fails as well, the ensemble cannot go on."""
         if (where := self._out.pop(spec.segment_id, None)) is None:
             return
-        replica, row = where
+        self._begin_anew(*where)
+
+    def _begin_anew(self, replica: Replica, row: int) -> None:
         member = replica.members[row]
-        member.segment_id = None
+        last, member.segment_id = member.segment_id, None
         self._keep_member(replica, row)
         if member.tries % SEGMENTS_PER_WALKER:
-            self._ready.append(where)
+            self._ready.append((replica, row))
             return
+        assert replica.iteration is not None
         self.state.fail(
-            f"walker {row} of iteration {spec.iteration} failed with {SEGMENTS_PER_WALKER} seeds, last as segment "
-            f"{spec.segment_id}; weights are as they were: resume tries again, status tells why it failed"
+            f"walker {row} of iteration {replica.iteration.number} failed with {SEGMENTS_PER_WALKER} seeds, last as "
+            f"segment {last}; weights are as they were: resume tries again, status tells why it failed"
         )
 
     def rest(self, spec: SegmentSpec) -> None:
         """Nothing: walkers wait for each other."""
-
-    def start_lost(self, spec: SegmentSpec) -> Start | None:
-        """Return the basis state that a walker begins at."""
-        return None if spec.parent_id is not None else super().start_lost(spec)
 
     # Iterations -------------------------------------------------------------------------------------------------
 
@@ -353,12 +358,12 @@ class EnsembleWalkers(Walkers):
             assert member.segment_id is not None
             del self._at_end[member.segment_id]
             replica.n_at_end -= 1
-            member.end = member.segment_id = None
-            self._ready.append((replica, row))
+            member.end = None
+            self._begin_anew(replica, row)
         elif member.frames is None:
             member.frames = frames
             self.state.hold(frames, ("pcoord", member.segment_id))
-        self._keep_member(replica, row)
+            self._keep_member(replica, row)
 
     def embedded(self, version: int, pcoord: Mapping[int, np.ndarray], basis: Mapping[int, np.ndarray]) -> None:
         """Take coordinates by a model version: of segments (n_frames + 1, n_dimensions), of basis states rows."""

@@ -92,6 +92,8 @@ class InFlight(Generic[SpecT]):
         When it was (monotonic).
     rivals
         Attempts at the same task that were sent because this one takes long: the first result of any wins.
+    newest
+        Number of the last attempt that was sent, which may have come back.
     """
 
     spec: SpecT
@@ -100,6 +102,7 @@ class InFlight(Generic[SpecT]):
     failures: tuple[tuple[str, str], ...] = ()
     sent: float = 0.0
     rivals: tuple[SpecT, ...] = ()
+    newest: int = 1
 
     @property
     def attempts(self) -> tuple[SpecT, ...]:
@@ -262,29 +265,29 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
         failures: tuple[tuple[str, str], ...] = (),
     ) -> None:
         """Record an attempt and put it in the outbox; those of one bundle are put there one after the other."""
-        if not isinstance(spec, MoveSpec | HookSpec | GatherSpec | CoordinateSpec):
-            spec = replace(spec, run_dir=place.run_dir)
-        self.state.ledger.begin_attempt(task_id(spec), spec.attempt, place.site, place.executor)
+        now = time.monotonic()
         for ref in self.inputs(spec):
             self.state.hold(ref, ("task", task_id(spec)))
         # Where others share the workers, a task waits behind theirs.
-        now = time.monotonic()
         deadline = now + self.state.settings.task_timeout * self.state.pool.shared_by()
-        self.in_flight[task_id(spec)] = InFlight(spec, deadline, place, failures, now)
-        self._put_out(spec, place, bundle)
+        spec = self._put_out(spec, place, bundle)
+        self.in_flight[task_id(spec)] = InFlight(spec, deadline, place, failures, now, newest=spec.attempt)
 
     def send_rival(self, flight: InFlight[SpecT]) -> None:
         """Send another attempt at a task that takes long, elsewhere where there is an elsewhere."""
-        place = self._other_place(flight.place)
-        spec = replace(flight.spec, attempt=1 + max(each.attempt for each in flight.attempts))
-        self.state.ledger.begin_attempt(task_id(spec), spec.attempt, place.site, place.executor)
-        self.in_flight[task_id(spec)] = replace(flight, rivals=(*flight.rivals, spec))
-        self._put_out(spec, place, None)
+        newest = flight.newest + 1
+        rival = self._put_out(replace(flight.spec, attempt=newest), self._other_place(flight.place), None)
+        self.in_flight[task_id(rival)] = replace(flight, rivals=(*flight.rivals, rival), newest=newest)
 
-    def _put_out(self, spec: SpecT, place: Destination, bundle: int | None) -> None:
+    def _put_out(self, spec: SpecT, place: Destination, bundle: int | None) -> SpecT:
+        """Record an attempt and put it in the outbox; return it as it is sent."""
+        if not isinstance(spec, MoveSpec | HookSpec | GatherSpec | CoordinateSpec):
+            spec = replace(spec, run_dir=place.run_dir)
+        self.state.ledger.begin_attempt(task_id(spec), spec.attempt, place.site, place.executor)
         self.state.counts.n_sent[self.topic] += 1
         info = {"attempt": spec.attempt, "executor": place.executor, "site": place.site, **self.info(spec)}
         self.state.outbox.sends.append(Send(self.topic, place.method, spec, info, bundle))
+        return spec
 
     def handle_all(self, outcomes: Iterable[Outcome]) -> None:
         """Commit what became of several attempts."""
@@ -378,7 +381,7 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
         judged = verdict(failures, self.state.settings.max_attempts)
         if judged == "again" and self.tries_again:
             place = self._other_place(flight.place)
-            self.send(replace(spec, attempt=spec.attempt + 1), place, failures=failures)
+            self.send(replace(spec, attempt=flight.newest + 1), place, failures=failures)
             return
         self.state.ledger.set_state(task_id(spec), "ready" if judged == "again" else self.given_up_state(judged))
         self.given_up(spec, failure, judged)

@@ -296,6 +296,39 @@ def test_of_a_straggler_and_its_rival_one_may_fail(open_ensembles):
         assert outcomes == [("worker_lost",), ("success",)]
 
 
+def test_attempts_after_a_rival_have_numbers_of_their_own(open_ensembles):
+    with open_ensembles(max_iterations=2, slots=4, bundle=1) as campaign:
+        campaign.begin()
+        campaign.answer(*campaign.out("coordinate"))
+        agent, first = campaign.steering.simulate, campaign.out("simulate")[0]
+        key = first.spec.segment_id
+
+        def rival():
+            with campaign.state.lock, campaign.ledger.transaction():
+                agent.send_rival(agent.in_flight[key])
+            return campaign.state.take_outbox().sends[0]
+
+        # A rival fails, another is sent, and then all that are left fail.
+        campaign.steering.handle("simulate", campaign.outcome(rival(), "worker_lost"))
+        campaign.steering.handle("simulate", campaign.outcome(rival(), "worker_lost"))
+        campaign.steering.handle("simulate", campaign.outcome(first, "worker_lost"))
+        assert [spec.attempt for spec in agent.in_flight[key].attempts] == [4]
+        numbers = campaign.query("SELECT number FROM attempt WHERE task_id = ? ORDER BY number", key)
+        assert numbers == [(1,), (2,), (3,), (4,)]
+
+
+def test_a_walker_whose_frames_are_lost_on_the_way_runs_anew_and_not_for_ever(open_ensembles):
+    with open_ensembles(learned=True, crossing=True, max_iterations=2, max_attempts=1) as campaign:
+        campaign.state.model = campaign.put(campaign.destinations["infer"].store, "pretrained")
+        campaign.state.hold(campaign.state.model, "model")
+        campaign.begin()
+        while campaign.state.failure is None:
+            send = next(iter(campaign.outstanding.values()))
+            frames = send.topic == "move" and send.spec.cargo[0] == "frames"
+            campaign.answer(send, "unreachable" if frames else None)
+        assert "failed with 2 seeds" in campaign.state.failure
+
+
 def agent_sends(campaign: Ensembles) -> list:
     """Return what a tick sends."""
     return campaign.steering.keep_time().sends

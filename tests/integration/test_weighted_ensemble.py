@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
+from agents.ensemble import generator
 from agents.topic import task_seed
 from campaign.iterations import Past, fluxes, past
 from campaign.ledger import Ledger
@@ -69,7 +70,7 @@ def in_one_process(n_iterations: int, replica: int = 0) -> list[tuple[np.ndarray
         method.coordinate, arrays["positions"].astype(np.float32), None, Indices.from_arrays(prepared.to_arrays())
     )
     basis = BasisStates(method.names, method.probabilities, at_start.astype(np.float64))
-    rng = np.random.default_rng([settings.seed, replica, len(settings.policy)])
+    rng = generator(settings.seed, replica)
     system, start = ship(prepared.to_arrays(), INLINE), ship(arrays, INLINE)
     iteration = method.rule(basis.pcoord).begin(basis, rng)
     ends, n_initial, found = [], len(iteration.initial), []
