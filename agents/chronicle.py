@@ -134,7 +134,7 @@ class Chronicle:
         self._file(replica).follow(first.iteration, self._binning(first), last, series)
 
     def _binning(self, told: Past) -> Binning:
-        rule = self._method.rule(told.pcoord.reshape(-1, told.pcoord.shape[2]))
+        rule = self._method.rule(told.pcoord[:, -1])
         return Binning(rule.space.mapper, rule.counts)
 
     def _file(self, replica: int) -> WestFile:

@@ -331,7 +331,7 @@ class EnsembleWalkers(Walkers):
         if replica.asked == _NO_MODEL:
             return self._carried_on(iteration)
         pcoord = np.stack([member.pcoord for member in replica.members if member.pcoord is not None])
-        rule = self.method.rule(pcoord.reshape(-1, pcoord.shape[2]))
+        rule = self.method.rule(pcoord[:, -1])
         return pcoord, rule.resample(iteration, pcoord, basis, replica.rng, replica.n_initial), rule
 
     def _carried_on(self, iteration: Iteration) -> tuple[np.ndarray, Resampled, Rule]:
@@ -339,7 +339,7 @@ class EnsembleWalkers(Walkers):
         n, n_dimensions = len(iteration.weights), self.coordinate.n_dimensions
         pcoord = np.zeros((n, self.state.dynamics.n_frames + 1, n_dimensions), np.float32)
         endpoints, bins = np.full(n, Endpoint.CONTINUES, np.uint8), np.zeros(n, np.int64)
-        rule = self.method.rule(pcoord.reshape(-1, n_dimensions))
+        rule = self.method.rule(pcoord[:, -1])
         return pcoord, Resampled(carry_on(iteration), endpoints, bins), rule
 
     # What the learning site computes ----------------------------------------------------------------------------

@@ -15,22 +15,21 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import psutil
 
 from benchmarks.harness import Figure, Session, Wanted
-from benchmarks.kills import Toll, Victim, flaws
+from benchmarks.kills import GONE_S, Toll, Victim, command_of, flaws, left_of, until
 from campaign.iterations import Past, past
 from campaign.ledger import Ledger
-from campaign.processes import processes_of
+from policies.iteration import WEIGHT_TOLERANCE
 
 VICTIMS = ("main", "worker", "server")
 SEEDS = (11, 12, 13, 14)
 FEWEST = 12
 N_ITERATIONS = 12
-TOLERANCE = 1e-12
 
 _FLAGS = (
     *("--system", "double-well", "--policy", "weighted-ensemble", "--target", "x > 0.25", "--no-control"),
@@ -41,7 +40,6 @@ _FLAGS = (
 
 _MOMENT_S = 90.0
 _END_S = 240.0
-_GONE_S = 10.0
 
 _ENDED = "SELECT count(*) FROM iteration"
 _DONE = "SELECT id FROM task WHERE kind = 'simulate' AND state IN ('complete', 'computed')"
@@ -82,7 +80,7 @@ def differences(found: Sequence[Past], expected: Sequence[Past]) -> Iterator[str
 def oddities(found: Sequence[Past]) -> Iterator[str]:
     """Yield what no ensemble may show: weights that do not sum to one, a walker's segment there twice."""
     for each in found:
-        if not abs(off := float(each.iteration.weights.sum()) - 1) <= TOLERANCE:
+        if not abs(off := float(each.iteration.weights.sum()) - 1) <= WEIGHT_TOLERANCE:
             yield f"iteration {each.iteration.number}: weights sum to one {off:+.1e}"
     ids = [segment for each in found for segment in each.segment_ids]
     if twice := sorted({segment for segment in ids if ids.count(segment) > 1}):
@@ -142,11 +140,11 @@ def _bear(campaign: Victim, victim: str, name: str, order: random.Random, run_id
     """Kill a process of a campaign in mid-iteration, and let the campaign go on."""
     if campaign.process is None or campaign.process.poll() is not None:
         campaign.begin()
-    run_id = str(_until(lambda: campaign.run_id, 20, "an id"))
+    run_id = str(until(lambda: campaign.run_id, 20, "an id"))
     run_ids.add(run_id)
     # Nothing of this command has ended an iteration before.
     since = campaign.count(_ENDED)
-    _until(lambda: campaign.count(_ENDED) > since and _in_the_middle(campaign), _MOMENT_S, "middle of an iteration")
+    until(lambda: campaign.count(_ENDED) > since and _in_the_middle(campaign), _MOMENT_S, "middle of an iteration")
     time.sleep(order.uniform(0.0, 0.2))
     done = {row[0] for row in campaign.ask(_DONE)}
     killed = time.time()
@@ -157,16 +155,18 @@ def _bear(campaign: Victim, victim: str, name: str, order: random.Random, run_id
     assert campaign.process is not None
     if victim != "worker":
         campaign.process.wait(_MOMENT_S)
-        if left := _left(run_id):
-            toll.wrong.append(f"{name}: {left} processes left after {_GONE_S:g} s")
+        if left := left_of(run_id):
+            toll.wrong.append(f"{name}: {left} processes left after {GONE_S:g} s")
         campaign.begin()
+        # Of this one, too, nothing may be left when the campaign ends.
+        run_ids.add(str(until(lambda: campaign.run_id, 20, "an id")))
     ended = campaign.count(_ENDED)
 
     def goes_on() -> bool:
         assert campaign.process is not None
         return campaign.count(_ENDED) > ended or campaign.process.poll() is not None
 
-    _until(goes_on, _MOMENT_S, "iteration that ended after it")
+    until(goes_on, _MOMENT_S, "iteration that ended after it")
     again = {row[0] for row in campaign.ask(f"SELECT task_id FROM attempt WHERE started > {killed}")} & done
     if again:
         toll.wrong.append(f"{name}: finished segments {sorted(map(str, again))} were begun again")
@@ -181,7 +181,7 @@ def _in_the_middle(campaign: Victim) -> bool:
 
 def _processes(campaign: Victim, victim: str, run_id: str) -> list[psutil.Process]:
     found = campaign.victims(victim, run_id)
-    return [each for each in found if "/cpu/" in _command(each.parent())] if victim == "worker" else found
+    return [each for each in found if "/cpu/" in command_of(each.parent())] if victim == "worker" else found
 
 
 def _finished(campaign: Victim, run_ids: set[str]) -> Iterator[str]:
@@ -195,7 +195,7 @@ def _finished(campaign: Victim, run_ids: set[str]) -> Iterator[str]:
     if code != 0:
         yield f"it ended with exit code {code}"
         return
-    if left := sum(_left(run_id) for run_id in run_ids):
+    if left := sum(left_of(run_id) for run_id in run_ids):
         yield f"{left} processes left at its end"
     twice = (
         "SELECT iteration, walker_id FROM task WHERE kind = 'simulate' AND state = 'complete'"
@@ -207,27 +207,3 @@ def _finished(campaign: Victim, run_ids: set[str]) -> Iterator[str]:
     if campaign.n_done != n_walkers:
         yield f"{campaign.n_done} segments for {n_walkers} walkers"
     yield from flaws(campaign)
-
-
-def _left(run_id: str) -> int:
-    """Return how many processes of a run there still are after 10 s."""
-    deadline = time.monotonic() + _GONE_S
-    while (left := processes_of(run_id)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return len(left)
-
-
-def _command(process: psutil.Process | None) -> str:
-    try:
-        return "" if process is None else " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
-
-
-def _until(condition: Callable[[], object], timeout_s: float, what: str) -> object:
-    deadline = time.monotonic() + timeout_s
-    while not (answer := condition()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"no {what} within {timeout_s:g} s")
-        time.sleep(0.02)
-    return answer

@@ -160,23 +160,27 @@ def _campaign(session: Session, worker_core: int, other_core: int) -> Told:
         with _kept_on_cores(campaign, run_id, worker_core, other_core):
             _until(campaign, lambda: _trainings(campaign, 0.0) > 0, _LEARNS_WITHIN_S, "training")
             told.calm.append(_left_alone(campaign, window_s))
-            for name, fault in _faults(campaign, run_id, options).items():
+            for name, fault in _faults(run_id, options).items():
                 _bear(session, campaign, name, fault, window_s, told)
                 told.calm.append(_left_alone(campaign, window_s))
             _conclude(campaign, run_id, told)
     finally:
-        _sh(options.cable_up)
-        campaign.end()
+        try:
+            _sh(options.cable_up)
+        finally:
+            campaign.end()
     for what in told.wrong:
         print(f"WRONG: {what}", file=sys.stderr)
     return told
 
 
-def _faults(campaign: Victim, run_id: str, options: argparse.Namespace) -> dict[str, Callable[[], None]]:
+def _faults(run_id: str, options: argparse.Namespace) -> dict[str, Callable[[], None]]:
     def pull(seconds: float) -> None:
         _sh(options.cable_down)
-        time.sleep(seconds)
-        _sh(options.cable_up)
+        try:
+            time.sleep(seconds)
+        finally:
+            _sh(options.cable_up)
 
     def kill() -> None:
         for process in _lines(run_id):
@@ -209,7 +213,7 @@ def _bear(
 def _left_alone(campaign: Victim, seconds: float) -> Window:
     start = time.time()
     time.sleep(seconds)
-    _until(campaign, lambda: True, 1, "campaign")
+    _refuse_end(campaign)
     return Window(start, time.time())
 
 
@@ -283,7 +287,15 @@ def _kept_on_cores(campaign: Victim, run_id: str, worker_core: int, other_core: 
     running, over = Campaign(campaign.path, campaign.process.pid), threading.Event()
     put: dict[int, int] = {}
 
+    troubles: list[Exception] = []
+
     def keep() -> None:
+        try:
+            keep_until_over()
+        except Exception as error:  # noqa: BLE001  # it is raised where figures would be wrong without it
+            troubles.append(error)
+
+    def keep_until_over() -> None:
         while not over.wait(_PIN_EVERY_S):
             simulating = set(running.workers("cpu"))
             for pid in {process.pid for process in processes_of(run_id)} | simulating:
@@ -299,6 +311,8 @@ def _kept_on_cores(campaign: Victim, run_id: str, worker_core: int, other_core: 
     finally:
         over.set()
         keeper.join()
+    for trouble in troubles:
+        raise RuntimeError("processes were not kept on their cores") from trouble
 
 
 def _sh(command: str) -> None:

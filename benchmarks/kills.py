@@ -53,7 +53,7 @@ _FLAGS = (
 
 _MOMENT_S = 60.0
 _END_S = 90.0
-_GONE_S = 10.0
+GONE_S = 10.0
 
 Rows = list[tuple[object, ...]]
 
@@ -158,9 +158,9 @@ class Victim:
         if kind == "main":
             return [main]
         if kind == "server":
-            return [child for child in main.children() if "run.py" in _command(child)]
-        found = [process for process in processes_of(run_id) if _TITLES[kind] in _command(process)]
-        managers = [process for process in found if POOL not in _command(process.parent())]
+            return [child for child in main.children() if "run.py" in command_of(child)]
+        found = [process for process in processes_of(run_id) if _TITLES[kind] in command_of(process)]
+        managers = [process for process in found if POOL not in command_of(process.parent())]
         if kind == "manager":
             return [process for process in managers if process.children()]
         if kind == "worker":
@@ -257,7 +257,7 @@ def _bear(campaign: Victim, kill: Kill, order: random.Random, toll: Toll) -> Non
     if at_point:
         if kill.victim.partition(":")[0] in _AT_THE_END:
             since = campaign.n_done
-            _until(lambda: campaign.n_done >= since + 4, _MOMENT_S, "work")
+            until(lambda: campaign.n_done >= since + 4, _MOMENT_S, "work")
             assert campaign.process is not None
             campaign.process.terminate()
         _await_end(campaign, kill, toll)
@@ -288,7 +288,7 @@ def _bear(campaign: Victim, kill: Kill, order: random.Random, toll: Toll) -> Non
 
 def _started(campaign: Victim) -> str:
     """Wait until the command has started over with a run's id, and return that."""
-    return str(_until(lambda: campaign.run_id, 20, "an id"))
+    return str(until(lambda: campaign.run_id, 20, "an id"))
 
 
 def _interrupt(campaign: Victim) -> None:
@@ -303,9 +303,7 @@ def _await_moment(campaign: Victim, moment: str) -> None:
     if moment == GATHER:
         out = "SELECT count(*) FROM task WHERE state = 'computed'"
     since = campaign.n_done
-    _until(
-        lambda: campaign.n_done >= since + 4 and campaign.count(out) > 0, _MOMENT_S, f"a {moment} task that is out"
-    )
+    until(lambda: campaign.n_done >= since + 4 and campaign.count(out) > 0, _MOMENT_S, f"a {moment} task that is out")
 
 
 def _await_end(campaign: Victim, kill: Kill, toll: Toll) -> None:
@@ -320,11 +318,16 @@ def _await_end(campaign: Victim, kill: Kill, toll: Toll) -> None:
 
 def _await_silence(campaign: Victim, run_id: str, kill: Kill, toll: Toll) -> None:
     """Note what is still there after 10 s."""
-    deadline = time.monotonic() + _GONE_S
+    if n_left := left_of(run_id):
+        toll.wrong.append(f"{kill.name}: {n_left} processes left after {GONE_S:g} s")
+
+
+def left_of(run_id: str) -> int:
+    """Return how many processes of a run are still there after 10 s."""
+    deadline = time.monotonic() + GONE_S
     while (left := processes_of(run_id)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    if left:
-        toll.wrong.append(f"{kill.name}: {len(left)} processes left after {_GONE_S:g} s")
+    return len(left)
 
 
 def _await_work(campaign: Victim, killed: float, kill: Kill, toll: Toll) -> None:
@@ -340,7 +343,7 @@ def _await_work(campaign: Victim, killed: float, kill: Kill, toll: Toll) -> None
         return bool(rows and rows[0][0] is not None) or campaign.process.poll() is not None
 
     try:
-        _until(flows, _MOMENT_S, "work")
+        until(flows, _MOMENT_S, "work")
     except TimeoutError as error:
         toll.wrong.append(f"{kill.name}: {error}")
     toll.idle_s.append(time.time() - killed)
@@ -491,7 +494,8 @@ def _figures(toll: Toll, wanted: int) -> Figures:
     }
 
 
-def _until(condition: Callable[[], object], timeout_s: float, what: str) -> object:
+def until(condition: Callable[[], object], timeout_s: float, what: str) -> object:
+    """Return the answer of a condition once it is one; raise `TimeoutError` where it is none in time."""
     deadline = time.monotonic() + timeout_s
     while not (answer := condition()):
         if time.monotonic() > deadline:
@@ -500,7 +504,8 @@ def _until(condition: Callable[[], object], timeout_s: float, what: str) -> obje
     return answer
 
 
-def _command(process: psutil.Process | None) -> str:
+def command_of(process: psutil.Process | None) -> str:
+    """Return a process' command line; empty where there is none any more."""
     try:
         return "" if process is None else " ".join(process.cmdline())
     except psutil.Error:

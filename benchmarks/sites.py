@@ -202,7 +202,8 @@ def _reads(way: Way, store: StoreSpec) -> bool:
     ref = ship({"array": np.zeros(8, dtype=np.uint8)}, store)
     try:
         way.count(ref).result(timeout=_ANSWER_S)
-    except Exception:  # noqa: BLE001  # whatever a store raises there, it is not reached
+    except Exception as error:  # noqa: BLE001  # whatever a store raises there, it is not reached
+        print(f"{way.name}: {store.kind} is not reached ({error!r})", file=sys.stderr)
         return False
     finally:
         evict(ref)
@@ -312,8 +313,10 @@ def _scp(folder: Path, array: np.ndarray, access: SshAccess) -> Iterator[Callabl
     try:
         yield copy
     finally:
-        subprocess.run(["ssh", *options, access.host, f"rm -f {copied}"], check=False, timeout=60)
-        subprocess.run(["ssh", *options, "-O", "exit", access.host], check=False, timeout=60)
+        try:
+            subprocess.run(["ssh", *options, access.host, f"rm -f {copied}"], check=False, timeout=60)
+        finally:
+            subprocess.run(["ssh", *options, "-O", "exit", access.host], check=False, timeout=60)
 
 
 def _label(size: int, store: StoreSpec) -> str:

@@ -317,7 +317,9 @@ def _add_general_flags(parser: argparse.ArgumentParser, verb: Verb) -> None:
         general.add_argument("--failed", action="store_true", help="all tasks that were given up")
     if verb == "export":
         general.add_argument(
-            "--west-cfg", action="store_true", help="a west.cfg, with which WESTPA's tools read the run's west.h5"
+            "--west-cfg",
+            action="store_true",
+            help="a west.cfg, for WESTPA's tools to read the run's west.h5 (which holds pickles: of a run you trust)",
         )
         general.add_argument("--out", metavar="DIR", help="write there (default: into the run directory)")
     if verb in ("start", "probe"):

@@ -122,6 +122,8 @@ def past(ledger: Ledger, replica: int, first: int = 1) -> Iterator[Past]:
 
 def _past(ledger: Ledger, replica: int, number: int, model_version: int, n_dimensions: int) -> Past:
     walkers = ledger.select(_WALKERS, replica, number)
+    if not walkers:
+        raise BrokenEnsemble(f"iteration {number}: it has no walkers")
     _, segments, weights, parents, lineage, endpoints, bins, recycled_to, seconds, pcoord = zip(*walkers, strict=True)
     made = ledger.select(
         "SELECT number, basis FROM initial_state WHERE replica = ? AND iteration = ? ORDER BY number", replica, number
@@ -137,7 +139,7 @@ def _past(ledger: Ledger, replica: int, number: int, model_version: int, n_dimen
     recycled = (
         Recycled(row, weights[row], int(initial)) for row, initial in enumerate(recycled_to) if initial is not None
     )
-    past = Past(
+    told = Past(
         iteration=iteration,
         segment_ids=segments,
         model_version=model_version,
@@ -147,6 +149,6 @@ def _past(ledger: Ledger, replica: int, number: int, model_version: int, n_dimen
         recycled=tuple(sorted(recycled, key=lambda each: each.initial)),
         seconds=np.array(seconds),
     )
-    if len(past.recycled) != int(np.count_nonzero(past.endpoints == Endpoint.RECYCLED)):
+    if len(told.recycled) != int(np.count_nonzero(told.endpoints == Endpoint.RECYCLED)):
         raise BrokenEnsemble(f"iteration {number}: not every recycled walker has an initial state")
-    return past
+    return told

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,8 @@ class Method:
         Of the basis states; probabilities, (n_states,) float64, sum to one.
     warning
         What the user should know of the target; None where there is nothing.
+    fixed
+        The rule, where its bins are the same throughout; None for Voronoi cells.
     """
 
     coordinate: Coordinate
@@ -39,25 +41,38 @@ class Method:
     target: Target | None
     walkers_per_bin: int
     warning: str | None = None
+    fixed: Rule | None = field(init=False, default=None)
 
-    def rule(self, points: np.ndarray) -> Rule:
+    def __post_init__(self) -> None:
+        """Make the bins that never change once; which adaptive ones are, their mapper finds out itself."""
+        if not isinstance(self.bins, Voronoi):
+            object.__setattr__(self, "fixed", self._rule(None))
+
+    def rule(self, ends: np.ndarray) -> Rule:
         """Return how walkers are resampled.
 
         Parameters
         ----------
-        points : ndarray of shape (n_points, n_dimensions)
-            Coordinates that were reached, over which Voronoi centres are spread.
+        ends : ndarray of shape (n_walkers, n_dimensions)
+            Coordinates that walkers ended at, over which Voronoi centres are spread.
         """
-        centres = choose_centres(points, self.bins.n) if isinstance(self.bins, Voronoi) else None
+        if self.fixed is not None:
+            return self.fixed
+        assert isinstance(self.bins, Voronoi)  # all others are fixed
+        return self._rule(choose_centres(ends, self.bins.n))
+
+    def _rule(self, centres: np.ndarray | None) -> Rule:
         space = build(self.bins, self.target, self.coordinate.n_dimensions, centres)
         return Rule(space, self.walkers_per_bin)
 
     @property
     def most_walkers(self) -> int:
         """Walkers of an iteration where every bin is reached."""
-        n = self.bins.n if isinstance(self.bins, Voronoi) else 1
-        apart = np.repeat(np.arange(n, dtype=np.float64)[:, None], self.coordinate.n_dimensions, axis=1)
-        return int(self.rule(apart).counts.sum())
+        if self.fixed is not None:
+            return int(self.fixed.counts.sum())
+        assert isinstance(self.bins, Voronoi)
+        apart = np.repeat(np.arange(self.bins.n, dtype=np.float32)[:, None], self.coordinate.n_dimensions, axis=1)
+        return int(self._rule(apart).counts.sum())
 
 
 def method_of(settings: Settings, prepared: PreparedSystem) -> Method:
@@ -85,7 +100,7 @@ def method_of(settings: Settings, prepared: PreparedSystem) -> Method:
         None if target is None else outside(bins, target, coordinate.names),
     )
     # Too many bins are refused before anything is started.
-    method.rule(np.zeros((1, coordinate.n_dimensions)))
+    assert method.most_walkers
     return method
 
 

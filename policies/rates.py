@@ -52,11 +52,6 @@ class Rate:
         """Return the mean first passage time."""
         return 1 / self.per_ps
 
-    @property
-    def mfpt_interval_ps(self) -> tuple[float | None, float | None]:
-        """Return the ends of its interval; None where it has no bound."""
-        return (1 / self.high if self.high else None), (1 / self.low if self.low else None)
-
 
 def rate(
     fluxes: Sequence[np.ndarray], iteration_ps: float, rng: np.random.Generator, discard: float = DISCARD

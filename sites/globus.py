@@ -37,6 +37,10 @@ _SDK_LIMITS = {"api_burst_limit": 8, "api_burst_window_s": 1}
 
 _PAYLOAD_TOO_LARGE = 413
 
+# How the SDK begins to tell that it could not read a result, which it then quotes whole.
+_UNREADABLE = "Malformed or unexpected data"
+_MOST_WORDS = 500
+
 # Parsl's errors of a worker that died under its task.
 _LOST_THERE = ("WorkerLost", "ManagerLost")
 
@@ -152,8 +156,15 @@ class EndpointExecutor(GlobusComputeExecutor):  # type: ignore[misc]  # Parsl ha
             lost = any(f"{name}(" in str(error) or f"{name}:" in str(error) for name in _LOST_THERE)
             return EndpointGone(f"{self.label}: a worker was lost there: {error}") if lost else error
         if isinstance(error, GlobusAPIError) and error.http_status == _PAYLOAD_TOO_LARGE:
-            return TooLarge(f"{self.label}: Globus Compute refused a message as too large: lower --ps-threshold")
-        return EndpointGone(f"{self.label}: {type(error).__name__}: {error}")
+            # Of a batch each task is told so; ours was refused before if it was too large alone.
+            return TooLarge(
+                f"{self.label}: Globus Compute refused a batch with this task as too large: lower --ps-threshold or "
+                "--bundle"
+            )
+        if (cause := error.__cause__) is not None and str(error).startswith(_UNREADABLE):
+            unread: BaseException = TaskExecutionFailed(f"{self.label}: its result cannot be read here: {cause!r}")
+            return unread
+        return EndpointGone(f"{self.label}: {type(error).__name__}: {str(error)[:_MOST_WORDS]}")
 
     def _give_up(self, told: Future[Any], reason: str) -> None:
         with self._lock:

@@ -16,7 +16,6 @@ from tasks.indices import Indices
 from tasks.messages import Coordinate, CoordinateKind, Dynamics
 from tasks.named import NotFound, import_named, is_name, told
 from tasks.prepared import PreparedSystem
-from tasks.selection import MIN_FEATURES
 
 # Of a segment, through the Thinker: half of what all its messages may take.
 MAX_PCOORD_BYTES = 4000
@@ -73,11 +72,6 @@ def latent_dimensions(text: str) -> tuple[int, ...]:
     return dimensions
 
 
-def default_coordinate(prepared: PreparedSystem) -> str:
-    """Return the ``--pcoord`` of who gives none: what the model learns, or where a particle without a shape is."""
-    return "position" if len(prepared.feature_indices) < MIN_FEATURES else "aae:0,1"
-
-
 def parse_coordinate(text: str, prepared: PreparedSystem, *, latent: int, here: str) -> Coordinate:
     """Return the progress coordinate that a user names, tried on the system where it needs no model.
 
@@ -123,10 +117,10 @@ def _users(text: str, prepared: PreparedSystem, here: str) -> Coordinate:
     """Return the coordinate of a user's function, whose number of dimensions its value at the starts tells."""
     try:
         returned = _call(text, here, prepared.basis()["positions"].astype(np.float32))
+        coordinate = Coordinate("function", tuple(f"x{k}" for k in range(returned.shape[1])), (), text, here)
+        checked(coordinate, returned)
     except CoordinateFailed as error:
-        raise BadInput(str(error)) from error
-    coordinate = Coordinate("function", tuple(f"x{k}" for k in range(returned.shape[1])), (), text, here)
-    _try_on(coordinate, prepared)
+        raise BadInput(f"{error}, at a structure to start from") from error
     return coordinate
 
 

@@ -60,7 +60,7 @@ def _answers(config: EndpointConfig, session: requests.Session) -> bool:
     # Nobody listens there any more, or it is somebody else.
     except (OSError, LookupError, TypeError):
         return False
-    return bool(UUID(told) == UUID(config.uuid))
+    return bool(str(told).lower() == str(UUID(config.uuid)))
 
 
 def _address(config: EndpointConfig) -> str:
@@ -85,9 +85,7 @@ class BoundedEndpointConnector(EndpointConnector):
     def __init__(self, endpoints: Sequence[str]) -> None:  # ProxyStore's looks for the endpoint in a way of its own
         home = running(endpoints)
         self.endpoints = [UUID(endpoint) for endpoint in endpoints]
-        self.proxystore_dir = None
         self.endpoint_uuid = UUID(home.uuid)
-        self.endpoint_host, self.endpoint_port = home.host, home.port
         self.address = _address(home)
         self._name, self._largest = home.name, home.storage.max_object_size
         self._session, self._patient = _session(_ANSWERS_S), _session(_CARRIES_S)

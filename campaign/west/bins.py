@@ -5,7 +5,6 @@ Imports WESTPA, so that nothing else should import it before it is needed.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import h5py
@@ -30,7 +29,7 @@ def stored_bins(west_data_file: str) -> Any:
     """Return the bin mapper of the last iteration, with a fixed grid in place of bins that move (MAB).
 
     An analysis needs bins that are the same in every iteration. The grid is laid over all that the last iteration's
-    walkers visited.
+    walkers visited. West.h5 holds pickles, as WESTPA has it: this, as any of its tools, is for runs that one trusts.
     """
     with h5py.File(west_data_file, "r") as file:
         current = int(file.attrs["west_current_iteration"])
@@ -40,13 +39,13 @@ def stored_bins(west_data_file: str) -> Any:
     return _fixed(mapper, pcoord.reshape(-1, pcoord.shape[-1]))
 
 
-def as_yaml(west: Path) -> dict[str, Any]:
+def as_yaml(mapper: Any, west_data_file: str) -> dict[str, Any]:
     """Return how west.cfg tells the bins: grids, also one in another, by their boundaries, others by their file.
 
     Boundaries need no Wayfinder where the tools run.
     """
-    told = _in_words(stored_bins(str(west)))
-    return told or {"type": f"{StoredBins.__module__}.StoredBins", "west_data_file": west.name}
+    told = _in_words(mapper)
+    return told or {"type": f"{StoredBins.__module__}.StoredBins", "west_data_file": west_data_file}
 
 
 def _in_words(mapper: Any) -> dict[str, Any] | None:
@@ -91,6 +90,6 @@ def _fixed(mapper: Any, points: np.ndarray) -> Any:
 
 
 def _grid(values: np.ndarray) -> list[float]:
-    low, high = np.percentile(values, [0, 100])
+    low, high = values.min(), values.max()
     inner = np.linspace(low, high, _FINE - 1) if high > low else [low]
     return [-np.inf, *np.unique(np.asarray(inner, np.float32)).tolist(), np.inf]

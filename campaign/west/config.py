@@ -94,8 +94,8 @@ def write_config(west: Path) -> Path:
     told = _read(west)
     from campaign.west.bins import as_yaml, stored_bins
 
-    bins = as_yaml(west)
-    states = _states(stored_bins(str(west)), told)
+    mapper = stored_bins(str(west))
+    bins, states = as_yaml(mapper, west.name), _states(mapper, told)
     content = {
         "west": {
             # Bins other than grids are read by Wayfinder.

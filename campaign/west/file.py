@@ -122,7 +122,17 @@ class WestFile:
         first.check()
         part = self.path.with_name(f".{self.path.name}.part")
         part.unlink(missing_ok=True)
-        manager = make_manager(part, self.layout)
+        try:
+            self._write_whole(part, first, binning, series)
+            _sync(part)
+            os.replace(part, self.path)
+        except BaseException:
+            part.unlink(missing_ok=True)  # on a full disk it is in the way
+            raise
+        self._mark.unlink(missing_ok=True)
+
+    def _write_whole(self, path: Path, first: Iteration, binning: Binning, series: Iterable[Ended]) -> None:
+        manager = make_manager(path, self.layout)
         try:
             write_beginning(manager, self.layout, first, binning)
             for ended in series:
@@ -131,9 +141,6 @@ class WestFile:
                 reach("west-rebuild")
         finally:
             manager.close_backing()
-        _sync(part)
-        os.replace(part, self.path)
-        self._mark.unlink(missing_ok=True)
 
     def follow(
         self, first: Iteration, binning: Binning, last: Ended | None, series: Callable[[int], Iterable[Ended]]

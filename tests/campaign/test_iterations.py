@@ -98,6 +98,7 @@ def test_an_iteration_is_recorded_once(recorded, series):
     [
         "UPDATE walker SET weight = weight * 1.0000001 WHERE iteration = 4 AND walker = 0",
         "DELETE FROM walker WHERE iteration = 4 AND walker = 0",
+        "DELETE FROM walker WHERE iteration = 4",
         "UPDATE walker SET weight = -weight WHERE iteration = 4",
         "UPDATE walker SET parent = 999, lineage = '[999]' WHERE iteration = 4 AND walker = 1",
         "UPDATE walker SET parent = 999 WHERE iteration = 4 AND walker = 1",

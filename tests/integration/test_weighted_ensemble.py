@@ -86,7 +86,7 @@ def in_one_process(n_iterations: int, replica: int = 0) -> list[tuple[np.ndarray
             results.append(run_segment(spec))
         pcoord = np.stack([unpack_pcoord(result.pcoord, 1) for result in results])
         found.append((iteration.weights, pcoord))
-        resampled = method.rule(pcoord.reshape(-1, 1)).resample(iteration, pcoord, basis, rng, n_initial)
+        resampled = method.rule(pcoord[:, -1]).resample(iteration, pcoord, basis, rng, n_initial)
         ends = [result.end for result in results]
         iteration, n_initial = resampled.following, n_initial + len(resampled.following.initial)
     return found
@@ -182,6 +182,7 @@ def test_a_coordinate_is_learned_as_the_campaign_goes(campaign: Start) -> None:
         versions = [each.model_version for each in found]
         assert len(found) == 8
         assert versions == sorted(versions)
+        assert versions[0] == 0
         assert versions[-1] >= 1
         # Without a model nothing is binned: every walker carries on with its weight.
         assert all(np.all(each.pcoord == 0) for each in found if each.model_version == 0)

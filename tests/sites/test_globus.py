@@ -54,6 +54,13 @@ def refused(status):
     return GlobusAPIError(answer)
 
 
+def unreadable():
+    """Return what the SDK raises for a result that it cannot read."""
+    error = Exception("Malformed or unexpected data structure. Data: " + "x" * 10_000)
+    error.__cause__ = ModuleNotFoundError("No module named 'theirs'")
+    return error
+
+
 @pytest.fixture
 def start(monkeypatch):
     """Start executors, and end them after the test."""
@@ -100,12 +107,14 @@ def test_results_and_errors_come_back(start):
         (TaskExecutionFailed("parsl.executors.high_throughput.errors.WorkerLost: of node"), EndpointGone),
         (refused(500), EndpointGone),
         (refused(413), TooLarge),
+        (unreadable(), TaskExecutionFailed),
     ],
 )
 def test_a_failure_of_the_way_is_not_the_tasks(start, error, kind):
     told = start().submit(len, {}, "abc")
     Sdk.made[0].sent[0].set_exception(error)
     assert isinstance(told.exception(1), kind)
+    assert len(str(told.exception(1))) < 1000
 
 
 def test_what_the_service_would_refuse_is_not_sent(start):

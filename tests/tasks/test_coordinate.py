@@ -14,7 +14,6 @@ from tasks.bundle import run_bundle
 from tasks.coordinate import (
     MAX_PCOORD_BYTES,
     coordinate_kind,
-    default_coordinate,
     parse_coordinate,
     require_small,
     rmsd_file,
@@ -130,7 +129,6 @@ def test_the_rmsd_is_that_of_mdanalysis(
 
 def test_the_position_of_a_particle(segment: SegmentSpec) -> None:
     well = prepare(named_system("double-well"))
-    assert default_coordinate(well) == "position"
     coordinate = parse("position", well)
     assert coordinate.names == ("x",)
     result = run(segment, well, coordinate, start=ship(well.basis(), INLINE))

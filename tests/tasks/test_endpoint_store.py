@@ -145,6 +145,16 @@ def restarting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stor
         thread.join()
 
 
+def test_a_stranger_at_the_port_is_no_endpoint(restarting: StoreSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = dict(restarting.options)["endpoints"]
+    assert endpoint_store.running([mine]).uuid == mine
+    monkeypatch.setattr(
+        _Restarting, "do_GET", lambda request: request._answer(200, json.dumps({"uuid": "somebody else"}))
+    )
+    with pytest.raises(ConnectionError, match="none of the ProxyStore endpoints"):
+        endpoint_store.running([mine])
+
+
 def test_a_connection_that_broke_is_made_again(restarting: StoreSpec) -> None:
     mine = ("object", dict(restarting.options)["endpoints"])
     assert keys(restarting, [mine]) == [mine]

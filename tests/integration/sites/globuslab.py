@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,7 +133,6 @@ def globus_compute(folder: Path, world: World = LOOPBACK) -> Iterator[GlobusComp
     (folder / "sdk").mkdir()
     ours = {**environment, "GLOBUS_COMPUTE_USER_DIR": str(folder / "sdk")}
     broker = {**os.environ, **_rabbit_environment(folder, world.address, amqp_port, dist_port, epmd_port)}
-    started: list[subprocess.Popen[bytes]] = []
 
     def start(name: str, words: list[str], env: dict[str, str] | None = None) -> None:
         with (folder / f"{name}.log").open("wb") as log:
@@ -141,9 +140,12 @@ def globus_compute(folder: Path, world: World = LOOPBACK) -> Iterator[GlobusComp
                 words, env={**os.environ, **(env or {})}, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 cwd=folder, start_new_session=True,
             )  # fmt: skip
-        started.append(process)
+        stack.callback(_end, process)
 
-    try:
+    with ExitStack() as stack:
+        # Erlang's register of nodes is a daemon; this one is of this lab, by its port.
+        words = world.at_service("epmd", "-kill")
+        stack.callback(subprocess.run, words, env=broker, stdout=subprocess.DEVNULL, timeout=30, check=False)
         start("rabbitmq", world.at_service(_RABBIT / "rabbitmq-server"), broker)
         until(lambda: world.dialled(amqp_port), "broker", folder)
         standin = Path(__file__).parent / "globus_standin.py"
@@ -151,12 +153,6 @@ def globus_compute(folder: Path, world: World = LOOPBACK) -> Iterator[GlobusComp
         until(lambda: world.dialled(SERVICE_PORT), "service", folder)
         endpoint = _endpoint(folder, environment, world, start)
         yield GlobusCompute(endpoint, ours, broker, world)
-    finally:
-        for process in reversed(started):
-            _end(process)
-        # Erlang's register of nodes is a daemon; this one is of this lab, by its port.
-        words = world.at_service("epmd", "-kill")
-        subprocess.run(words, env=broker, stdout=subprocess.DEVNULL, timeout=30, check=False)
 
 
 def _endpoint(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -93,9 +94,14 @@ def test_learning_goes_by_globus_between_hosts_that_cannot_dial_each_other(
             INTERNET, out_there, hosts.shell, home, far.far / "globus", far.far / "installed",
             ((PASSWORD_VARIABLE, PASSWORD),),
         )  # fmt: skip
-        assert not answers(hosts.shell, "10.77.0.1", 22)
-        assert not answers(hosts.shell, "10.77.100.1", 22)
         service = stack.enter_context(globus_compute(tmp_path, world))
+        assert answers(hosts.shell, INTERNET, SERVICE_PORT)
+        (near_port,) = free_ports(1)
+        listen = f"import socket, time; s = socket.create_server(('0.0.0.0', {near_port})); time.sleep(300)"
+        with running(*hosts.near, sys.executable, "-c", listen):
+            for address in ("10.77.0.1", "10.77.100.1"):
+                until(lambda at=address: answers((*hosts.near, "sh", "-c"), at, near_port), "listener", tmp_path, 20)
+                assert not answers(hosts.shell, address, near_port)
         port = stack.enter_context(redis_out_there(world, tmp_path))
         run = campaign(
             "--ml-endpoint", service.endpoint, "--simulate-ps-backend", "redis", "--infer-ps-backend", "redis",
