@@ -177,16 +177,19 @@ def test_a_coordinate_is_learned_as_the_campaign_goes(campaign: Start) -> None:
         "--replicas", "2",
     )  # fmt: skip
     assert run.wait(200) == 0, run.err
+    firsts = []
     for replica in range(2):
         found = told(run, replica)
         versions = [each.model_version for each in found]
         assert len(found) == 8
         assert versions == sorted(versions)
-        assert versions[0] == 0
+        firsts.append(versions[0])
         assert versions[-1] >= 1
         # Without a model nothing is binned: every walker carries on with its weight.
         assert all(np.all(each.pcoord == 0) for each in found if each.model_version == 0)
         assert np.isfinite(found[-1].pcoord).all()
+    # One has eight segments before any training; the other may be held up by a worker that starts late.
+    assert min(firsts) == 0
     assert (run.run_dir / "west-1.h5").exists()
 
 
