@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 
 from benchmarks.harness import ROOT, Session
@@ -54,6 +56,16 @@ class Campaign:
         logs = self.path.glob(f"logs/parsl/000/{executor}/block-*/*/worker_*.log")
         found = (re.search(r" HTEX-Worker-\d+-(\d+) ", log.read_text()) for log in logs)
         return [int(match[1]) for match in found if match is not None]
+
+    def frames(self, segment_ids: Iterable[int]) -> Iterator[np.ndarray]:
+        """Yield the frames of segments, (n_frames, n_atoms, 3) float32 in nm; without water, that is every atom."""
+        import MDAnalysis as mda
+
+        universe = mda.Universe(str(self.path / "topology.pdb"), to_guess=())
+        for segment_id in segment_ids:
+            with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # on every DCD that is opened
+                universe.load_new(str(self.path / f"trajectories/{segment_id:08d}.dcd"))
+            yield np.array([frame.positions / 10.0 for frame in universe.trajectory], dtype=np.float32)
 
 
 Watch = Callable[[Campaign], None]

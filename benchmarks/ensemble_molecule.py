@@ -84,7 +84,7 @@ QUICK = Length(4, 2500.0, 4, 15)
 def figures(session: Session) -> dict[str, Figure]:
     """Return in how many of the well sampled cells both agree."""
     length = QUICK if session.quick else FULL
-    pieces = _plain(session, length)
+    pieces = plain_pieces(session, length)
     told = _ensemble(session, length)
     return agreement_figures(told, pieces, length.fewest_pieces, quick=session.quick)
 
@@ -232,7 +232,7 @@ def _sides(agreement: Agreement) -> dict[str, Figure]:
     return told
 
 
-def _plain(session: Session, length: Length) -> np.ndarray:
+def plain_pieces(session: Session, length: Length) -> np.ndarray:
     """Return the shares of each piece of plain MD, which are written to the session's folder as well."""
     session.console.print(
         f"molecule: {length.n_trajectories} plain trajectories of {length.trajectory_ps / 1000:g} ns", highlight=False

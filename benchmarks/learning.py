@@ -17,7 +17,6 @@ import pickle
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -148,8 +147,8 @@ def _specs(session: Session, ran: Campaign) -> Material:
             system=ship(prepared.to_arrays(), store),
             system_id=prepared.digest,
             batches=tuple(
-                (n_segments + number, ship({"positions": _frames(ran, segment)}, store))
-                for number, segment in enumerate(newest)
+                (n_segments + number, ship({"positions": positions}, store))
+                for number, positions in enumerate(ran.frames(newest))
             ),
             reference_number=int(reference["counts"][0]) + 1,
             model_version=version,
@@ -164,17 +163,6 @@ def _specs(session: Session, ran: Campaign) -> Material:
         model=model,
         points=reference["points"],
     )
-
-
-def _frames(ran: Campaign, segment_id: int) -> np.ndarray:
-    """Return a segment's frames (n, n_atoms, 3) float32 in nm; without water, that is every atom."""
-    import MDAnalysis as mda
-
-    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # on every DCD that is opened
-        universe = mda.Universe(
-            str(ran.path / "topology.pdb"), str(ran.path / f"trajectories/{segment_id:08d}.dcd"), to_guess=()
-        )
-    return np.array([frame.positions / 10.0 for frame in universe.trajectory], dtype=np.float32)
 
 
 def _growth(ran: Campaign, topic: Literal["infer", "simulate"]) -> float:

@@ -5,16 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.ensemble_coordinate import NATIVE_PHI, NATIVE_PSI
 from tasks.peptides import peptide_pdb
 from tests.integration.conftest import Campaign
 
 Start = Callable[..., Campaign]
 
 SHORT = ("--max-segments", "24", "--embedding", "pca", "--segment-ps", "0.5")
-
-# CLN025, PDB entry 2RVD; the first phi and the last psi bend nothing.
-NATIVE_PHI = (-60, -81, -111, -92, -102, -136, 80, -142, -88, -77)
-NATIVE_PSI = (154, 155, 108, 4, -11, 1, 69, 132, 83, 150)
 
 # The first steers four segments, and then has a mistake.
 MINE = """
