@@ -267,7 +267,7 @@ def export(command: Command, signals: Signals) -> int:
     """Write a west.cfg for WESTPA's tools."""
     from campaign.west.config import export_config
 
-    told = export_config(RunDirectory.open(command.named).path, command.out)
+    told = export_config(RunDirectory.open(command.named).path, command.out, command.replica)
     tell(f"{told} is written: run WESTPA's tools in {told.parent}")
     tell(f"run directory: {command.named}")
     return COMPLETE
