@@ -318,7 +318,8 @@ def dry_run(command: Command, signals: Signals) -> int:
 
 
 def _cautions(plan: Plan) -> Iterator[str]:
-    return cautions(plan.settings, plan.prepared.platform, sum(place.slots for place in plan.places))
+    _, walkers = plan.n_walkers
+    return cautions(plan.settings, plan.prepared.platform, sum(place.slots for place in plan.places), walkers)
 
 
 def _machine(plan: Plan) -> Machine:

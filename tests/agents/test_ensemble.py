@@ -213,6 +213,20 @@ def test_weight_that_reaches_the_target_is_recycled(open_ensembles):
         check(campaign)
 
 
+def test_stores_hold_no_more_ends_than_two_for_each_walker_that_there_may_be(open_ensembles):
+    """Which is what a dry run counts."""
+    with open_ensembles(replicas=2, max_iterations=12) as campaign:
+        campaign.begin()
+        n_ends, most_walkers = [], campaign.settings.replicas * campaign.method.most_walkers
+        while campaign.outstanding:
+            campaign.answer(next(iter(campaign.outstanding.values())))
+            n_ends.append(sum(ref.key[0].startswith("end ") for ref in campaign.stored if ref.key))
+        # As many as --walkers would not be enough.
+        assert 2 * campaign.settings.walkers < max(n_ends) <= 2 * most_walkers
+        n_walkers = [len(told.segment_ids) for replica in range(2) for told in campaign.iterations(replica)]
+        assert max(n_walkers) <= campaign.method.most_walkers
+
+
 def test_a_walker_that_fails_with_one_seed_runs_with_another(open_ensembles):
     with open_ensembles(max_iterations=2, max_attempts=2) as campaign:
         campaign.begin()
