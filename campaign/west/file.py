@@ -133,7 +133,6 @@ class WestFile:
 
     def rebuild(self, first: Iteration, binning: Binning, series: Iterable[Ended]) -> None:
         """Make the file again from the beginning; until it is whole the one that is there stays."""
-        first.check()
         part = self.path.with_name(f".{self.path.name}.part")
         part.unlink(missing_ok=True)
         try:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from campaign.iterations import fluxes, past
 from campaign.method import Method
 from policies.bins import parse_bins
+from policies.iteration import BrokenEnsemble
 from policies.target import parse_target
 from tasks.coordinate import pack_pcoord
 from tasks.messages import Coordinate, CoordinateResult, CoordinateSpec, SegmentSpec
@@ -263,6 +264,18 @@ def test_one_that_fails_with_both_seeds_stops_the_campaign_which_goes_on_when_re
         assert len(campaign.iterations()) == 3
         weights = [told.iteration.weights.sum() for told in campaign.iterations()]
         np.testing.assert_allclose(weights, 1, atol=1e-12)
+
+
+def test_an_iteration_that_a_process_left_is_taken_up_only_if_its_weights_sum_to_one(open_ensembles):
+    with open_ensembles(max_iterations=3) as campaign:
+        campaign.begin()
+        while not campaign.iterations():
+            campaign.answer(next(iter(campaign.outstanding.values())))
+        told = campaign.ledger.kept("ensemble/0")[""]
+        with campaign.ledger.transaction():
+            campaign.ledger.keep("ensemble/0", {**told, "weights": [1.01 * weight for weight in told["weights"]]})
+        with pytest.raises(BrokenEnsemble, match=r"^iteration 2: weights sum to one \+1\.0e-02$"):
+            campaign.kill()
 
 
 def test_a_straggler_gets_a_second_attempt_and_the_first_result_wins(open_ensembles):

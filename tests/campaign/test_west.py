@@ -185,7 +185,6 @@ def test_what_does_not_belong_together_is_refused_and_nothing_written(west, seri
         (ValueError, series[1]),
         (BrokenEnsemble, replace(first, pcoord=first.pcoord[:, 1:])),
         (BrokenEnsemble, replace(first, seconds=first.seconds[1:])),
-        (BrokenEnsemble, replace(first, iteration=replace(first.iteration, weights=first.iteration.weights * 1.1))),
         (BrokenEnsemble, replace(first, resampled=series[1].resampled)),
     ]
     for error, each in wrong:
