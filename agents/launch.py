@@ -88,6 +88,21 @@ class Plan:
     method: Method | None = None
 
     @property
+    def n_walkers(self) -> tuple[int, int]:
+        """How many walkers there are, at least and at most.
+
+        Those of weighted ensembles, all replicas together, are as many as if one bin of each were reached, and every
+        bin; before a first model there are no bins, and ``--walkers`` in each.
+        """
+        settings, method = self.settings, self.method
+        if method is None:
+            return settings.walkers, settings.walkers
+        of_each = [method.walkers_per_bin, method.most_walkers]
+        if method.coordinate.learned and settings.aae_weights is None:
+            of_each.append(settings.walkers)
+        return settings.replicas * min(of_each), settings.replicas * max(of_each)
+
+    @property
     def folders(self) -> tuple[Path, ...]:
         """Where the campaign writes on this host."""
         stores = (dict(spec.options).get("store_dir") for spec in self.stores.specs if spec.kind == "file")
