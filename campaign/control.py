@@ -18,7 +18,9 @@ def control_settings(settings: Settings, segments: int, equilibrated: Path | Non
     """
     length = {"max_segments": segments, "max_ns": None, "max_minutes": None}
     plain = {"policy": "plain", "control": False, "min_model_versions": 0, "aae_weights": None, "no_retrain": False}
-    hooks = dict.fromkeys(("before_segment", "after_segment", "after_campaign", "continue_until"))
+    hooks = dict.fromkeys(
+        ("before_segment", "after_segment", "after_campaign", "continue_until", "on_frames", "stream_every_ps")
+    )
     # Its trajectories go to its directory at once: a scratch of its own would outlive that of the campaign.
     direct = {"scratch": None, "gather_every": None, "stage_env": None}
     begun = {} if equilibrated is None else {"start": [equilibrated], "minimise": False, "equilibrate_ps": 0.0}

@@ -39,6 +39,21 @@ def check_predicate(flag: str, hook: str) -> None:
     _check_function(flag, hook, "segment")
 
 
+def check_onlooker(flag: str, hook: str) -> None:
+    """Refuse what is no function of frames, their times and boxes.
+
+    Raises
+    ------
+    BadInput
+        With the reason and a remedy.
+    """
+    if not is_name(hook):
+        raise _refusal(
+            flag, hook, "it names no function", "give module:function, which takes frames, times and boxes"
+        )
+    _check_function(flag, hook, "frames", "times_ps", "box")
+
+
 def _check_function(flag: str, hook: str, *arguments: str) -> None:
     wanted = f"give a function f({', '.join(arguments)})"
     try:

@@ -60,6 +60,7 @@ class Standing:
     settings: Mapping[str, Any]
     last_run_id: str | None
     segments: int
+    simulated_ps: float
     model_version: int
     began: bool
     store_kinds: frozenset[StoreKind]
@@ -71,13 +72,13 @@ class Standing:
         """Return whether the campaign has all that these settings ask for; ``flags`` are those given now."""
         if not self.left_in_order:
             return False
-        target = settings.target_segments
+        left = settings.segments_left(self.segments, self.simulated_ps)
         if self.until == list(settings.ends):
             return self.status == "complete"
-        if target is None:
+        if left is None:
             reached = not flags.keys() & {"max_minutes", "max_iterations"} and self.until is None
         else:
-            reached = self.segments >= target
+            reached = left <= 0
         return self.status == "complete" and reached and self.model_version >= settings.min_model_versions
 
 
@@ -104,6 +105,7 @@ def standing(run_dir: RunDirectory) -> Standing:
         meta.get("settings") or told_settings(run_dir),
         last["run_id"] if _was_here(last, run_dir.path) else None,
         told.get("segments", 0),
+        told.get("simulated_ps", 0.0),
         told.get("model_version", 0),
         kept is not None,
         frozenset(kind for (text,) in needed for name, _ in addresses(text) if (kind := kind_of(name)) is not None),

@@ -212,6 +212,59 @@ class Coordinate:
 
 
 @dataclass(frozen=True, slots=True)
+class Watch:
+    """Who looks at a segment while it runs (`tasks.live`).
+
+    Attributes
+    ----------
+    on_frames, here
+        The user's, as ``module:function``, and where the campaign was started: its modules can be imported.
+    every
+        Frames of a batch.
+    timeout_s
+        What a call may take.
+    may_stop
+        Whether it may end the segment.
+    """
+
+    on_frames: str
+    here: str
+    every: int
+    timeout_s: float
+    may_stop: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the user's function said of a batch of frames, which ends ``until_ps`` after its segment began."""
+
+    until_ps: float
+    values: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What came of looking at a segment while it ran.
+
+    Attributes
+    ----------
+    n_batches, n_failed
+        That the user's function was called with, and of these the calls that failed, for the first time by ``error``.
+    stopped
+        Whether it ended the segment.
+    seen, n_left_out
+        Values of the newest batches, and for how many more there was no room.
+    """
+
+    n_batches: int
+    n_failed: int
+    error: str | None
+    stopped: bool
+    seen: tuple[Seen, ...]
+    n_left_out: int
+
+
+@dataclass(frozen=True, slots=True)
 class SegmentSpec:
     """One segment to run; equal specs give equal dynamics (``attempt`` plays no part).
 
@@ -235,6 +288,8 @@ class SegmentSpec:
         Progress coordinate to compute, or to leave the learning site what it needs for; None for neither.
     replica
         Of weighted ensembles side by side, the one that it belongs to.
+    watch
+        Who looks at it while it runs; None for nobody.
     """
 
     segment_id: int
@@ -255,6 +310,7 @@ class SegmentSpec:
     scratch: Scratch | None = None
     coordinate: Coordinate | None = None
     replica: int = 0
+    watch: Watch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +329,8 @@ class SegmentResult:
     pcoord
         Progress coordinate (n_frames + 1, n_dimensions) of the start and of each frame, float32
         (`tasks.coordinate.unpack_pcoord`); empty where none was asked for, or a model is needed.
+    watched
+        What came of looking at it while it ran; None where nobody did.
     """
 
     segment_id: int
@@ -288,6 +346,7 @@ class SegmentResult:
     seconds: dict[str, float]
     archive: Archive | None = None
     pcoord: bytes = b""
+    watched: Watched | None = None
 
 
 @dataclass(frozen=True, slots=True)
