@@ -13,6 +13,7 @@ from typing import Any
 from campaign.archives import split
 from campaign.flags import flag, note, shown
 from campaign.ledger import ON_SCRATCH, check_ledger, meta_of, read_ledger
+from campaign.live_settings import LIVE
 from campaign.rundir import PARAMS, SUMMARY, RunDirectory
 from campaign.settings import Settings
 from campaign.stores import kind_of
@@ -22,7 +23,7 @@ from tasks.files import sha256, staged_files
 from tasks.messages import FileRecord, StoreKind
 
 # Of these groups everything may change from one process to the next, of the others what is named here.
-_FREE_GROUPS = frozenset({"compute", "network", "ProxyStore", "limits", "hooks"})
+_FREE_GROUPS = frozenset({"compute", "network", "ProxyStore", "limits", "hooks", LIVE})
 _FREE = frozenset({"platform", "min_segment_seconds"})
 _BOUND = frozenset({"control", "ps_file_dir", "scratch"})
 

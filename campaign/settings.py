@@ -23,7 +23,8 @@ from pydantic_core import ErrorDetails
 from campaign.contradictions import contradictions
 from campaign.ensemble_settings import ENSEMBLE, EnsembleSettings
 from campaign.flags import flag, shown, unknown, wanted
-from campaign.hooks import check_hook, check_onlooker, check_predicate
+from campaign.hooks import check_hook, check_predicate
+from campaign.live_settings import LIVE, LiveSettings
 from campaign.setting import setting
 from policies import CHOICES, POLICIES, TARGET, Policy, measure, policy, target_file
 from tasks.coordinate import coordinate_kind, rmsd_file
@@ -33,7 +34,7 @@ from tasks.messages import Dynamics, Novelty, Precision, Solvent, Topic
 Backend = Literal["file", "redis", "globus", "endpoint", "none"]
 Platform = Literal["auto", "Reference", "CPU", "CUDA", "OpenCL", "HIP"]
 
-GROUPS = ("problem", "learning", "weighted ensemble", "compute", "network", "ProxyStore", "limits", "hooks")
+GROUPS = ("problem", "learning", "weighted ensemble", "compute", "network", "ProxyStore", "limits", "hooks", LIVE)
 
 # Each of these names the molecule, so only one of them may be given.
 MOLECULE = frozenset({"system", "sequence", "pdb", "amber", "gromacs", "openmm_system"})
@@ -61,7 +62,7 @@ _BACKEND_CHOICE = "file where both ends share the run directory, else redis"
 _LONGEST_S = 1e7
 
 
-class Settings(EnsembleSettings):
+class Settings(EnsembleSettings, LiveSettings):
     """What a campaign is told to do; equal settings describe equal campaigns.
 
     A None among the given values counts as not given. Defaults that depend on other settings are settled when the
@@ -455,22 +456,6 @@ class Settings(EnsembleSettings):
     continue_until: str | None = setting(
         "hooks", None, "end the campaign once module:function returns True for a segment", metavar="MODULE:FUNCTION"
     )
-    on_frames: str | None = setting(
-        "hooks",
-        None,
-        "call module:function with each batch of frames while a segment runs, where it runs; it returns numbers, or "
-        "ends the segment",
-        metavar="MODULE:FUNCTION",
-    )
-    stream_every_ps: float | None = setting(
-        "hooks",
-        None,
-        "simulated time of a batch of frames",
-        "ps",
-        default_text="a tenth of a segment, in whole frames",
-        gt=0,
-        le=1e6,
-    )
     hook_timeout: float = setting(
         "hooks", 600.0, "wall time that a hook may take, or a call for a batch of frames", "s", gt=0, le=_LONGEST_S
     )
@@ -557,14 +542,6 @@ class Settings(EnsembleSettings):
         """Refuse what is no function of a segment."""
         if value is not None:
             check_predicate("--continue-until", value)
-        return value
-
-    @field_validator("on_frames")
-    @classmethod
-    def _can_be_shown_frames(cls, value: str | None) -> str | None:
-        """Refuse what is no function of frames, times and boxes."""
-        if value is not None:
-            check_onlooker("--on-frames", value)
         return value
 
     @field_validator("before_segment", "after_segment", "after_campaign", mode="before")

@@ -26,7 +26,7 @@ from tasks.engine import (
 from tasks.errors import CoordinateFailed
 from tasks.gather import gather_when_due
 from tasks.indices import Indices
-from tasks.live import Onlooker
+from tasks.live import Audience
 from tasks.messages import Dynamics, SegmentResult, SegmentSpec
 from tasks.trajectory import write_trajectory
 from tasks.transport import fetch, ship
@@ -59,8 +59,8 @@ def begin_segment(spec: SegmentSpec) -> Callable[[], SegmentResult]:
         start = fetch(spec.start)
         engine.begin(start, spec.start_row, spec.dynamics, spec.seed)
         ready = time.perf_counter()
-        onlooker = None if spec.watch is None else Onlooker(spec.watch, spec.dynamics.frame_ps, engine.stored_indices)
-        frames, temperature = _integrate(engine, spec.dynamics, onlooker)
+        audience = None if spec.watch is None else Audience(spec.watch, spec.dynamics, engine.stored_indices)
+        frames, temperature = _integrate(engine, spec.dynamics, audience)
         energy, end = _end_state(engine)
     positions = frames["positions"]
     refuse_not_finite(_name(spec), {"energy": energy, "coordinates": positions, "velocities": end["velocities"]})
@@ -98,19 +98,19 @@ def begin_segment(spec: SegmentSpec) -> Callable[[], SegmentResult]:
             },
             archive=archive,
             pcoord=pcoord,
-            watched=None if onlooker is None else onlooker.watched(),
+            watched=None if audience is None else audience.leave(),
         )
 
     return finish
 
 
-def _integrate(engine: Engine, dynamics: Dynamics, onlooker: Onlooker | None) -> tuple[dict[str, np.ndarray], float]:
+def _integrate(engine: Engine, dynamics: Dynamics, audience: Audience | None) -> tuple[dict[str, np.ndarray], float]:
     """Return the frames, and the mean temperature in K over them.
 
     Frames are ``positions`` (n_frames, n_atoms, 3) float32 in nm, and ``box`` (n_frames, 3, 3) alike if there is one;
-    fewer than were asked for where the onlooker ends the segment.
+    fewer than were asked for where the audience ends the segment.
     """
-    began, shown = time.perf_counter(), 0
+    began = time.perf_counter()
     positions = np.empty((dynamics.n_frames, len(engine.masses), 3), dtype=np.float32)
     boxes = np.empty((dynamics.n_frames, 3, 3), dtype=np.float32)
     temperatures = 0.0
@@ -121,11 +121,10 @@ def _integrate(engine: Engine, dynamics: Dynamics, onlooker: Onlooker | None) ->
         if engine.periodic:
             box[:] = box_of(state)
         temperatures += engine.temperature(velocities_of(state))
-        if onlooker is not None and (n_frames - shown == onlooker.every or n_frames == dynamics.n_frames):
+        if audience is not None:
             _pad(began, dynamics, n_frames)
-            onlooker.look(shown, positions[shown:n_frames], boxes[shown:n_frames] if engine.periodic else None)
-            shown = n_frames
-            if onlooker.stopped:
+            audience.see(positions[:n_frames], boxes[:n_frames] if engine.periodic else None)
+            if audience.stopped:
                 break
     positions, boxes = positions[:n_frames], boxes[:n_frames]
     frames = {"positions": positions, "box": boxes} if engine.periodic else {"positions": positions}

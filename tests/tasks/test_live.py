@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from tasks.bundle import run_bundle
-from tasks.live import MAX_VALUES_BYTES, Onlooker, Stop
+from tasks.live import Stop
 from tasks.messages import SegmentResult, SegmentSpec, Watch
+from tasks.onlooker import MAX_VALUES_BYTES, Onlooker
 from tasks.simulate import begin_segment, run_segment
 from tasks.transport import fetch
 
