@@ -36,6 +36,7 @@ from campaign.stores import Stores
 from campaign.summary import Summary
 from campaign.trace import Traces
 from policies import Policy, policy
+from tasks.announce import forget_announcements
 from tasks.errors import BadInput, TaskFailed
 from tasks.messages import Dynamics, ProbeReport, Ref, StoreSpec, Topic
 from tasks.prepared import PreparedSystem
@@ -195,6 +196,7 @@ def _begin(number: int, plan: Plan, service: Service, stack: ExitStack) -> _Runn
             steering = _steering(plan, ledger)
         except TaskFailed as error:
             raise BadInput(str(error)) from error
+    stack.callback(forget_announcements, plan.run_dir.path)
     traces = stack.enter_context(Traces(plan.run_dir.path))
     actor = Actor(number, plan.name, service.queues, steering, traces, plan.run_dir)
     if steering.ensembles is not None and plan.method is not None:
@@ -204,7 +206,15 @@ def _begin(number: int, plan: Plan, service: Service, stack: ExitStack) -> _Runn
         actor.chronicle.catch_up()
         if plan.method.warning is not None:
             actor.tell(plan.method.warning)
+    if plan.settings.serves:
+        actor.tell(_about_imd(plan.settings))
     return _Running(plan, ledger, actor)
+
+
+def _about_imd(settings: Settings) -> str:
+    host = settings.imd_host or "127.0.0.1"
+    ends = "see and pause" if settings.is_ensemble else "see, pause and end"
+    return f"--imd has no authentication: whoever reaches {host} on the workers' hosts can {ends} segments"
 
 
 def _conclude(campaign: _Running, service: Service, signals: Signals, ended: float) -> Summary:

@@ -603,8 +603,16 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
 
 def _watch(settings: Settings) -> Watch | None:
     """Return who looks at segments while they run."""
-    if settings.on_frames is None:
+    if settings.on_frames is None and not settings.serves:
         return None
-    # A walker whose segment ends where a function says so would carry its weight to another time than the others.
-    may_stop = not settings.is_ensemble
-    return Watch(settings.on_frames, str(Path.cwd()), settings.batch_frames, settings.hook_timeout, may_stop)
+    return Watch(
+        every=settings.batch_frames,
+        # A walker whose segment ends early would carry its weight to another time than the others.
+        may_stop=not settings.is_ensemble,
+        on_frames=settings.on_frames,
+        here=str(Path.cwd()),
+        timeout_s=settings.hook_timeout,
+        imd_host=(settings.imd_host or "127.0.0.1") if settings.serves else None,
+        when_slow=settings.stream_when_slow,
+        command=settings.stream_command,
+    )

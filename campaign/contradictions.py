@@ -29,6 +29,7 @@ def contradictions(settings: Settings) -> Iterator[str]:
     yield from _platform(settings)
     yield from _frames(settings)
     yield from _batches(settings)
+    yield from _imd(settings)
     yield from _equilibration(settings)
     yield from _learning(settings)
     yield from _ensemble(settings)
@@ -134,6 +135,15 @@ def _batches(settings: Settings) -> Iterator[str]:
         )
     if every_ps > segment_ps * (1 + _RATIO_TOLERANCE):
         yield f"--stream-every-ps {every_ps:g} is longer than --segment-ps {segment_ps:g}: give less"
+
+
+def _imd(settings: Settings) -> Iterator[str]:
+    if settings.serves:
+        return
+    if settings.imd_host is not None:
+        yield f"--imd-host {shown(settings.imd_host)} is where --imd listens: add that, or drop this"
+    if settings.stream_when_slow != "drop":
+        yield f"--stream-when-slow {settings.stream_when_slow} is about clients of --imd: add that, or drop this"
 
 
 def _equilibration(settings: Settings) -> Iterator[str]:

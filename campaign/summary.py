@@ -113,7 +113,7 @@ class Summary:
             told.append(f"failed attempts: {kinds or 'none'}; quarantined starts: {self.quarantined}")
         if any(self.hooks.values()):
             told.append(f"hooks: {self.hooks['complete']} complete, {self.hooks['fizzled']} given up")
-        if self.on_frames["batches"]:
+        if any(self.on_frames.values()):
             told.append(
                 f"frames looked at in {self.on_frames['batches']} batches: {self.on_frames['failed']} failed, "
                 f"{self.on_frames['stopped']} segments ended early"

@@ -9,12 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tasks.imd_bounds import ImdCounts
+
 Topic = Literal["equilibrate", "simulate", "infer", "coordinate", "train", "move", "gather", "hook"]
 StoreKind = Literal["file", "redis", "globus", "endpoint", "inline"]
 Embedding = Literal["aae", "pca", "none"]
 Candidates = Literal["novel", "nearest", "uniform", "none"]
 Novelty = Literal["sparsity", "lof", "least-counts"]
 Precision = Literal["single", "mixed", "double"]
+WhenSlow = Literal["drop", "wait"]
 Solvent = Literal["implicit", "explicit", "vacuum"]
 Role = Literal["md", "ml", "host"]
 Cargo = tuple[Literal["frames", "offer", "basis"], int]
@@ -217,21 +220,30 @@ class Watch:
 
     Attributes
     ----------
-    on_frames, here
-        The user's, as ``module:function``, and where the campaign was started: its modules can be imported.
     every
         Frames of a batch.
+    may_stop
+        Whether they may end the segment.
+    on_frames, here
+        The user's function, as ``module:function``, and where the campaign was started: its modules can be imported.
     timeout_s
         What a call may take.
-    may_stop
-        Whether it may end the segment.
+    imd_host
+        Address that IMD clients may connect to; None for no server.
+    when_slow
+        Whether a frame that a client has no room for is dropped, or waits.
+    command
+        The user's, which runs beside the segment as a client; needs ``imd_host``.
     """
 
-    on_frames: str
-    here: str
     every: int
-    timeout_s: float
     may_stop: bool
+    on_frames: str | None = None
+    here: str = ""
+    timeout_s: float = 0.0
+    imd_host: str | None = None
+    when_slow: WhenSlow = "drop"
+    command: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,14 +266,20 @@ class Watched:
         Whether it ended the segment.
     seen, n_left_out
         Values of the newest batches, and for how many more there was no room.
+    imd
+        What clients of its IMD server did; None where there was none.
+    command
+        How the command beside it ended (``exit code 0``, ``signal SIGTERM``); None where there was none.
     """
 
-    n_batches: int
-    n_failed: int
-    error: str | None
-    stopped: bool
-    seen: tuple[Seen, ...]
-    n_left_out: int
+    n_batches: int = 0
+    n_failed: int = 0
+    error: str | None = None
+    stopped: bool = False
+    seen: tuple[Seen, ...] = ()
+    n_left_out: int = 0
+    imd: ImdCounts | None = None
+    command: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

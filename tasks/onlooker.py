@@ -46,8 +46,9 @@ class Onlooker:
         Whether it ended the segment.
     """
 
-    def __init__(self, watch: Watch, frame_ps: float, stored: np.ndarray) -> None:
+    def __init__(self, watch: Watch, function: str, frame_ps: float, stored: np.ndarray) -> None:
         self._watch = watch
+        self._function = function
         self._frame_ps = frame_ps
         self._stored = stored
         self._n_batches = 0
@@ -78,7 +79,7 @@ class Onlooker:
         self._n_batches += 1
         try:
             with bounded(self._watch.timeout_s):
-                returned = import_named(self._watch.on_frames, self._watch.here)(*shown)
+                returned = import_named(self._function, self._watch.here)(*shown)
             self._take(float(times_ps[-1]), returned)
         except TimeIsUp:
             self._fail(f"took longer than --hook-timeout {self._watch.timeout_s:g} s for a batch of frames")
@@ -116,7 +117,7 @@ class Onlooker:
 
     def _fail(self, what: str) -> None:
         self._n_failed += 1
-        self._error = self._error or f"--on-frames {self._watch.on_frames} {what}"
+        self._error = self._error or f"--on-frames {self._function} {what}"
 
 
 class _Unfit(Exception):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 
@@ -55,20 +55,22 @@ def begin_segment(spec: SegmentSpec) -> Callable[[], SegmentResult]:
     """
     began = time.perf_counter()
     engine = warm_engine(spec.system, spec.system_id, spec.dynamics)
-    with nan_named(_name(spec)):
+    with ExitStack() as stack, nan_named(_name(spec)):
         start = fetch(spec.start)
         engine.begin(start, spec.start_row, spec.dynamics, spec.seed)
         ready = time.perf_counter()
-        audience = None if spec.watch is None else Audience(spec.watch, spec.dynamics, engine.stored_indices)
+        audience = _audience(engine, spec, stack)
         frames, temperature = _integrate(engine, spec.dynamics, audience)
         energy, end = _end_state(engine)
-    positions = frames["positions"]
-    refuse_not_finite(_name(spec), {"energy": energy, "coordinates": positions, "velocities": end["velocities"]})
-    integrated = time.perf_counter()
-    _pad(began, spec.dynamics, len(positions))
+        positions = frames["positions"]
+        refuse_not_finite(_name(spec), {"energy": energy, "coordinates": positions, "velocities": end["velocities"]})
+        integrated = time.perf_counter()
+        _pad(began, spec.dynamics, len(positions))
+        audience_stays = stack.pop_all()
 
     def finish() -> SegmentResult:
         turned = time.perf_counter()
+        audience_stays.close()
         with _failure_named(spec):
             pcoord, start_points = _observe(engine.indices, spec, start, frames)
         observed = time.perf_counter()
@@ -98,10 +100,19 @@ def begin_segment(spec: SegmentSpec) -> Callable[[], SegmentResult]:
             },
             archive=archive,
             pcoord=pcoord,
-            watched=None if audience is None else audience.leave(),
+            watched=None if audience is None else audience.watched(),
         )
 
     return finish
+
+
+def _audience(engine: Engine, spec: SegmentSpec, stack: ExitStack) -> Audience | None:
+    """Return who looks at a segment, until the stack is closed."""
+    if spec.watch is None:
+        return None
+    audience = Audience(spec, spec.watch, engine.stored_indices, periodic=engine.periodic)
+    stack.callback(audience.leave)
+    return audience
 
 
 def _integrate(engine: Engine, dynamics: Dynamics, audience: Audience | None) -> tuple[dict[str, np.ndarray], float]:

@@ -59,7 +59,11 @@ def endless(frames, times_ps, box):
 def mine(tmp_path: Path, request: pytest.FixtureRequest) -> Watch:
     name = f"live_{request.node.name.partition('[')[0]}"
     (tmp_path / f"{name}.py").write_text(MINE)
-    return Watch(f"{name}:note", str(tmp_path), every=2, timeout_s=20.0, may_stop=True)
+    return Watch(every=2, may_stop=True, on_frames=f"{name}:note", here=str(tmp_path), timeout_s=20.0)
+
+
+def onlooker(function: str, here: Path, stored: np.ndarray) -> Onlooker:
+    return Onlooker(Watch(1, True, function, str(here), 20.0), function, 1.0, stored)
 
 
 def calling(segment: SegmentSpec, watch: Watch, function: str, **changes: object) -> SegmentSpec:
@@ -134,26 +138,26 @@ def test_a_call_that_fails_is_counted_and_its_segment_goes_on(
 
 def test_values_have_a_bound_and_the_newest_are_kept(tmp_path: Path) -> None:
     (tmp_path / "live_bound.py").write_text("def many(f, t, b): return {f'value{k}': t[-1] for k in range(20)}\n")
-    onlooker = Onlooker(Watch("live_bound:many", str(tmp_path), 1, 20.0, True), 1.0, np.arange(2))
+    looking = onlooker("live_bound:many", tmp_path, np.arange(2))
     for first in range(100):
-        onlooker.look(first, np.zeros((1, 5, 3), np.float32), None)
-    told = onlooker.watched()
+        looking.look(first, np.zeros((1, 5, 3), np.float32), None)
+    told = looking.watched()
     assert len(told.seen) + told.n_left_out == told.n_batches == 100
     assert told.seen[-1].until_ps == 100.0
     assert 0 < sum(len(str(seen.values)) for seen in told.seen) <= MAX_VALUES_BYTES
 
 
 def test_frames_that_are_no_numbers_are_not_shown(tmp_path: Path) -> None:
-    onlooker = Onlooker(Watch("nothing:there", str(tmp_path), 1, 20.0, True), 1.0, np.arange(2))
-    onlooker.look(0, np.full((1, 5, 3), np.nan, np.float32), None)
-    assert onlooker.watched().n_batches == 0
+    looking = onlooker("nothing:there", tmp_path, np.arange(2))
+    looking.look(0, np.full((1, 5, 3), np.nan, np.float32), None)
+    assert looking.watched().n_batches == 0
 
 
 def test_boxes_and_the_atoms_that_trajectories_keep_are_shown(tmp_path: Path) -> None:
     (tmp_path / "live_boxed.py").write_text("def size(f, t, b): return {'atoms': f.shape[1], 'x': b[0, 0, 0]}\n")
-    onlooker = Onlooker(Watch("live_boxed:size", str(tmp_path), 1, 20.0, True), 1.0, np.array([0, 3]))
-    onlooker.look(0, np.zeros((2, 5, 3), np.float32), np.full((2, 3, 3), 2.5, np.float32))
-    (seen,) = onlooker.watched().seen
+    looking = onlooker("live_boxed:size", tmp_path, np.array([0, 3]))
+    looking.look(0, np.zeros((2, 5, 3), np.float32), np.full((2, 3, 3), 2.5, np.float32))
+    (seen,) = looking.watched().seen
     assert seen.values == {"atoms": 2.0, "x": 2.5}
 
 
