@@ -278,7 +278,8 @@ def _bundle(settings: Settings) -> Iterator[str]:
             f"--bundle {bundle} would put the coordinates of {bundle} segments into one message, as they go through "
             "no store: give --bundle 1, or --simulate-ps-backend file or redis"
         )
-    if bundle > settings.walkers:
+    # How many walkers an ensemble has, its bins decide.
+    if bundle > settings.walkers and not settings.is_ensemble:
         yield (
             f"--bundle {bundle} takes more walkers than --walkers {settings.walkers}: "
             f"give --walkers {bundle} or more, or a smaller bundle"

@@ -470,3 +470,10 @@ def test_a_double_well_has_a_step_and_a_friction_of_its_own():
         5.0,
     )
     assert (Settings().timestep_fs, Settings().friction) == (4.0, 1.0)
+
+
+def test_a_bundle_has_at_most_as_many_segments_as_there_are_walkers() -> None:
+    with pytest.raises(BadInput, match="--bundle 8 takes more walkers than --walkers 4"):
+        Settings(bundle=8)
+    # How many an ensemble has, its bins decide.
+    assert Settings(bundle=8, policy="weighted-ensemble", max_iterations=1).bundle == 8
