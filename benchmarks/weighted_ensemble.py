@@ -201,6 +201,8 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, help="only these (--quick: all but the last two)")
     parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="instead of 2001 to 2020 (quick: four)")
     parser.add_argument("--frictions", type=float, nargs="+", metavar="X", help="instead of 50 and 5 per ps")
+    molecules = ensemble_coordinate.MOLECULES
+    parser.add_argument("--molecules", nargs="+", choices=molecules, help="of the part coordinate (default: both)")
     parser.add_argument("--passages", type=int, metavar="N", help="by brute force (default: 2000, quick 300)")
     parser.add_argument("--repeats", type=int, metavar="N", help="of one resampling (default: 20 000, quick 2 000)")
 
