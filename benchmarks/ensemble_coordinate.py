@@ -72,13 +72,14 @@ ALANINE: Mapping[str, tuple[str, ...]] = {
     "learned": (*_ENSEMBLE, *_LEARNED),
     "learned, 2 of 2": (*_ENSEMBLE, *_LEARNED, "--latent", "2"),
 }
-# The campaign's own first training would come when two thirds of so short a time are over.
-_SOON = ("--retrain-every", "25")
+# In so short a time there is room for few walkers, and the campaign's own first training would come at its half.
+_FEW = ("--policy", "weighted-ensemble", "--walkers-per-bin", "2")
+_LEARNED_SOON = (*_FEW, "--pcoord", "aae:0,1", "--bins", "mab:3,3", "--retrain-every", "25")
 CHIGNOLIN: Mapping[str, tuple[str, ...]] = {
     "plain": _PLAIN,
-    "rmsd": (*_ENSEMBLE, "--pcoord", "rmsd:{native}", "--bins", "mab:16"),
-    "learned": (*_ENSEMBLE, *_LEARNED, *_SOON),
-    "learned, 2 of 2": (*_ENSEMBLE, *_LEARNED, *_SOON, "--latent", "2"),
+    "rmsd": (*_FEW, "--pcoord", "rmsd:{native}", "--bins", "mab:9"),
+    "learned": _LEARNED_SOON,
+    "learned, 2 of 2": (*_LEARNED_SOON, "--latent", "2"),
 }
 
 
@@ -217,7 +218,7 @@ def _share(step: Step) -> np.ndarray:
 def _chignolin(session: Session) -> dict[str, Figure]:
     native = session.folder / "native.pdb"
     native.write_text(peptide_pdb("YYDPETGTWY", phi_deg=NATIVE_PHI, psi_deg=NATIVE_PSI))
-    seeds, total_ps = (CHIGNOLIN_SEEDS[:1], 40.0) if session.quick else (CHIGNOLIN_SEEDS, 300.0)
+    seeds, total_ps = (CHIGNOLIN_SEEDS[:1], 40.0) if session.quick else (CHIGNOLIN_SEEDS, 400.0)
     prepared = prepare(
         SystemSpec("chignolin", sequence="YYDPETGTWY", features="name CA", target=str(native), target_flag="--pcoord")
     )
