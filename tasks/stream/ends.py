@@ -92,6 +92,7 @@ class Producer:
         self._session = os.urandom(8).hex()
         self._held: list[Sent] = []  # told of and not known to be taken; their bytes are ours to remove
         self._n_sent = 0
+        self._is_closed = False
         _check_carrier(spec, bulk)
         outlet = RedisOutlet if spec.events == "redis" else ZmqOutlet
         self._outlet: RedisOutlet | ZmqOutlet = outlet(spec, stream, self._session)
@@ -145,16 +146,22 @@ class Producer:
         StreamBroken
             When the consumer is gone, or does not take it within ``wait_s``; nothing is left in the store then.
         """
+        if self._is_closed:
+            return
         try:
             self._outlet.finish(Beat(self._stream, self._session, self._n_sent, "over"))
             self._outlet.wait_taken(self._n_sent, self._spec.wait_s)
         except BaseException:
             self.abandon()
             raise
+        self._is_closed = True
         self._outlet.close()
 
     def abandon(self) -> None:
         """Tell the consumer, if it can be told, that no more will come; remove what it did not take."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         self._let_go()
         try:
             self._outlet.finish(Beat(self._stream, self._session, self._n_sent, "broken"))
@@ -203,6 +210,7 @@ class Consumer:
         self._next = dict.fromkeys(streams, 0)
         self._open = set(streams)
         self._broken: dict[int, str] = {}
+        self._is_closed = False
         _check_carrier(spec, bulk)
         inlet = RedisInlet if spec.events == "redis" else ZmqInlet
         self._inlet: RedisInlet | ZmqInlet = inlet(spec, streams)
@@ -249,6 +257,9 @@ class Consumer:
 
     def close(self) -> None:
         """Close the stream; producers that still send are told."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         self._inlet.close("broken" if self._open or self._broken else "over")
         if self._landing is not None:
             self._landing.close()
@@ -291,8 +302,10 @@ class Consumer:
             return
         self._open.discard(beat.stream)
         # One that is gone said how much it had sent only as far as its last sign of life.
+        before = self._next[beat.stream]
         self._advance(beat.stream, beat.sent)
-        self._inlet.acknowledge(beat.stream, self._next[beat.stream])
+        if self._next[beat.stream] > before:
+            self._inlet.acknowledge(beat.stream, self._next[beat.stream])
         if beat.state != "over":
             how = "gave up" if beat.state == "broken" else f"gave no sign of life for {self._spec.lease_s:g} s"
             self._broken[beat.stream] = (

@@ -42,22 +42,24 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """A producer lives; how many items it sent so far."""
+    """A producer lives; how many items it sent so far, and whether it heard the consumer's last word."""
 
     stream: int
     session: str
     sent: int
     state: State = "open"
+    heard: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A consumer lives; how many items of this stream it took (or lost) so far."""
+    """A consumer lives; how many items of this stream it took (or lost), and whether it heard its last word."""
 
     stream: int
     session: str
     taken: int
     state: State = "open"
+    heard: bool = False
 
 
 Message = Sent | Beat | Taken
@@ -110,6 +112,8 @@ def _check(given: dict[str, Any]) -> None:
         raise TypeError("a count is none")
     if not isinstance(given["session"], str) or given.get("state", "open") not in _STATES:
         raise TypeError("a session or state is none")
+    if not isinstance(given.get("heard", False), bool):
+        raise TypeError("what was heard is no yes or no")
     info, key = given.get("info", {}), given.get("key", [])
     if not all(isinstance(value, float | int | str) for value in info.values()):
         raise TypeError("info is no scalars")

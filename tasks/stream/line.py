@@ -96,10 +96,11 @@ class Line(Generic[T]):
         poller.register(self._heard, zmq.POLLIN)
         beat_at = 0.0
         while True:
+            over = self._over  # looked at once, so that the last word is said after all else
             all_sent = self._flush()
-            if time.monotonic() >= beat_at:
+            if over or time.monotonic() >= beat_at:
                 beat_at = time.monotonic() + self._on_beat()
-            if self._over:
+            if over:
                 return
             poller.register(self.socket, zmq.POLLIN if all_sent else zmq.POLLIN | zmq.POLLOUT)
             ready: dict[Any, int] = dict(poller.poll(max(0, round((beat_at - time.monotonic()) * 1000))))

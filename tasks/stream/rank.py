@@ -26,7 +26,7 @@ class Frame:
     Attributes
     ----------
     seconds
-        Of a producer ``production``, ``writing`` (into its directory), ``waiting`` (for the consumer to have room) and
+        Of a producer ``production``, ``writing`` (into its directory), ``waiting`` (until the consumer has room) and
         ``movement`` (into what carries it there); of a consumer ``waiting``, ``movement``, ``analysis``, and
         ``since_made``, which compares clocks of two hosts if they are on two.
     """

@@ -173,6 +173,7 @@ class RedisInlet:
                     data = None if gone is None else self._redis.lpop(self._keys.events)  # type: ignore[assignment]
                     if gone is not None and data is None:
                         self._ended.add(gone.stream)
+                        self._redis.delete(self._keys.receipts(gone.session))
                         return gone, None
             message = None if data is None else self._known(data)
             if message is not None:

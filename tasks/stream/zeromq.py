@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import zmq
@@ -27,8 +27,12 @@ _LARGEST_MESSAGE = 2_000_000_000
 # Beats per lease: one or two may be late on a loaded machine.
 _BEATS = 4
 
-# A producer looks so often for a consumer that has not come yet.
-_LOOKS_EVERY_S = 0.1
+# A producer looks so often for a consumer that has not come yet, and a last word is said so often.
+_AGAIN_EVERY_S = 0.1
+
+# An end that closes waits so long for the other to hear its last word: a connection that is closed while something of
+# the other's is still unread may lose it.
+_FAREWELL_S = 2.0
 
 
 class ZmqOutlet:
@@ -40,6 +44,8 @@ class ZmqOutlet:
         self.taken = 0
         self._n_sent = 0  # those that left this process
         self._last: Beat | None = None
+        self._is_heard = False  # that last one, by the consumer
+        self._hears = False  # the consumer's last word
         self._consumer: str | None = None
         self._heard_at = 0.0
         self._trouble: str | None = None
@@ -80,7 +86,15 @@ class ZmqOutlet:
                 self._changed.wait(min(left_s, self._spec.lease_s / _BEATS))
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, once the consumer knows, or after some seconds."""
+        if self._consumer is not None and self._last is not None:
+            deadline = time.monotonic() + min(_FAREWELL_S, self._spec.lease_s)
+            with self._changed:
+                while (
+                    not (self._is_heard or self._hears) and self._line.failure is None and time.monotonic() < deadline
+                ):
+                    self._changed.wait(_AGAIN_EVERY_S)
+        self._hears = True  # whatever it still says
         self._line.close()
 
     def _broken(self) -> str | None:
@@ -117,11 +131,11 @@ class ZmqOutlet:
             self._meet()
         # Behind what is still to be sent, for it says how much that was.
         if self._line.is_idle and self._meeting is not None:
-            beat = self._last or Beat(self._stream, self._session, self._n_sent)
+            beat = replace(self._last or Beat(self._stream, self._session, self._n_sent), heard=self._hears)
             with suppress(zmq.Again):  # nobody is there
                 self._line.socket.send_multipart(self._encode((beat, None)), zmq.NOBLOCK)
-        waits = self._consumer is None or (self._last is not None and not self._line.is_idle)
-        return min(_LOOKS_EVERY_S, self._spec.lease_s / _BEATS) if waits else self._spec.lease_s / _BEATS
+        waits = self._consumer is None or (self._last is not None and not self._is_heard)
+        return min(_AGAIN_EVERY_S, self._spec.lease_s / _BEATS) if waits else self._spec.lease_s / _BEATS
 
     def _meet(self) -> None:
         """Connect to where the consumer listens, or to where it does now: the last word may be of one that died."""
@@ -149,7 +163,11 @@ class ZmqOutlet:
                 self._heard_at = time.monotonic()
                 self.taken = max(self.taken, message.taken)
                 self._trouble = self._trouble or self._told(message.state)
+                self._is_heard |= message.heard
+                self._hears |= message.state != "open"
             self._changed.notify_all()
+        if self._hears:
+            self._on_beat()
 
     def _told(self, state: State) -> str | None:
         if state == "refused":
@@ -169,7 +187,8 @@ class _Peer:
     session: str
     identity: bytes
     heard_at: float
-    ended: bool = False
+    ended: bool = False  # its last word is in the queue, or it is gone
+    hears: bool = False  # our last word
 
 
 class ZmqInlet:
@@ -224,11 +243,21 @@ class ZmqInlet:
             self._line.send((peer.identity, Taken(stream, self._session, taken)))
 
     def close(self, state: State) -> None:
-        """Tell producers, and stop listening."""
-        self._state = state
+        """Tell producers, and stop listening once they know, or after some seconds."""
+        deadline = time.monotonic() + min(_FAREWELL_S, self._spec.lease_s)
+        with self._changed:
+            self._state = state
+            while not self._all_know() and self._line.failure is None and time.monotonic() < deadline:
+                self._line.beat()
+                self._changed.wait(_AGAIN_EVERY_S)
         self._line.close()
         if self._file is not None:
             withdraw(self._file, self._meeting)
+
+    def _all_know(self) -> bool:
+        """Return whether all producers that live heard the last word."""
+        now = time.monotonic()
+        return all(peer.hears or now - peer.heard_at > self._spec.lease_s for peer in self._peers.values())
 
     def _listen(self) -> tuple[Meeting, Path | None]:
         """Bind, and write down where, unless the port was agreed upon."""
@@ -257,13 +286,16 @@ class ZmqInlet:
         # By itself, for a producer's beats may be stuck behind what it sends.
         with self._changed:
             for stream, peer in self._peers.items():
-                self._reply(peer.identity, stream, self._state)
+                if not peer.hears:
+                    self._reply(peer, stream)
         return self._spec.lease_s / _BEATS
 
-    def _reply(self, identity: bytes, stream: int, state: State) -> None:
-        message = (identity, Taken(stream, self._session, self._taken.get(stream, 0), state))
+    def _reply(self, peer: _Peer, stream: int) -> None:
+        self._send(peer.identity, Taken(stream, self._session, self._taken[stream], self._state, peer.ended))
+
+    def _send(self, identity: bytes, taken: Taken) -> None:
         with suppress(zmq.Again):  # nobody is there
-            self._line.socket.send_multipart(self._encode(message), zmq.NOBLOCK)
+            self._line.socket.send_multipart(self._encode((identity, taken)), zmq.NOBLOCK)
 
     def _on_message(self, frames: list[zmq.Frame]) -> None:
         identity, *parts = frames
@@ -280,7 +312,7 @@ class ZmqInlet:
             peer = self._peers.setdefault(message.stream, _Peer(message.session, identity, 0.0))
             if peer.session != message.session:
                 self.strangers += 1
-                self._reply(identity, message.stream, "refused")
+                self._send(identity, Taken(message.stream, self._session, 0, "refused", True))
                 return
             peer.identity, peer.heard_at = identity, time.monotonic()
             told = isinstance(message, Sent) or message.state != "open"
@@ -288,9 +320,11 @@ class ZmqInlet:
             if told and not peer.ended and len(self._queue) < self._most:
                 peer.ended = isinstance(message, Beat)
                 self._queue.append((message, carried))
-                self._changed.notify_all()
-        if isinstance(message, Beat):
-            self._reply(identity, message.stream, "open")
+            if isinstance(message, Beat):
+                peer.hears |= message.heard
+                if not peer.hears:
+                    self._reply(peer, message.stream)
+            self._changed.notify_all()
 
 
 def _file(spec: StreamSpec) -> Path:
