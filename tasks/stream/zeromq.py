@@ -50,6 +50,7 @@ class ZmqOutlet:
         self._heard_at = 0.0
         self._trouble: str | None = None
         self._meeting: Meeting | None = None
+        self._has_looked = False
         # Nothing is given to a connection that is not there yet: it would be lost with it.
         options = {zmq.IMMEDIATE: 1, zmq.SNDHWM: 0, zmq.RECONNECT_IVL: 100, **_alive(spec)}
         self._line: Line[tuple[Sent | Beat, Data | None]] = Line(
@@ -86,16 +87,18 @@ class ZmqOutlet:
                 self._changed.wait(min(left_s, self._spec.lease_s / _BEATS))
 
     def close(self) -> None:
-        """Close the connection, once the consumer knows, or after some seconds."""
-        if self._consumer is not None and self._last is not None:
-            deadline = time.monotonic() + min(_FAREWELL_S, self._spec.lease_s)
-            with self._changed:
-                while (
-                    not (self._is_heard or self._hears) and self._line.failure is None and time.monotonic() < deadline
-                ):
-                    self._changed.wait(_AGAIN_EVERY_S)
+        """Close the connection, once a consumer that was found knows, or after some seconds."""
+        deadline = time.monotonic() + min(_FAREWELL_S, self._spec.lease_s)
+        with self._changed:
+            while self._may_be_heard() and self._line.failure is None and time.monotonic() < deadline:
+                self._changed.wait(_AGAIN_EVERY_S)
         self._hears = True  # whatever it still says
         self._line.close()
+
+    def _may_be_heard(self) -> bool:
+        """Return whether there is a last word, and perhaps a consumer, that does not know it yet."""
+        somebody = self._meeting is not None or not self._has_looked
+        return self._last is not None and somebody and not (self._is_heard or self._hears)
 
     def _broken(self) -> str | None:
         """Return what is wrong with the consumer, if anything is."""
@@ -129,6 +132,7 @@ class ZmqOutlet:
     def _on_beat(self) -> float:
         if self._consumer is None:
             self._meet()
+            self._has_looked = True
         # Behind what is still to be sent, for it says how much that was.
         if self._line.is_idle and self._meeting is not None:
             beat = replace(self._last or Beat(self._stream, self._session, self._n_sent), heard=self._hears)
