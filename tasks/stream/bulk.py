@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import zlib
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
+
+import xxhash
 
 from tasks.errors import Damaged, Unreachable
 from tasks.messages import Ref, StoreSpec
@@ -18,8 +18,10 @@ from tasks.transport import evict, put, read
 # A key comes from whoever wrote the event: in a store of files it must not lead out of the directory.
 _KEY_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,199}")
 
-# Smaller items are checked before they are written: another thread would cost more than it saves.
-_ASIDE_FROM_BYTES = 256_000
+
+# Written at once: 16 MB take 50 ms in one piece on ext4 of Linux 6.18, for which the kernel looks for pages that are as
+# large, and 6 ms in many.
+_PIECE_BYTES = 262_144
 
 
 class Bulk(Protocol):
@@ -147,46 +149,24 @@ class Staged:
         with self._part.open("wb", buffering=0) as file:
             rest = memoryview(data)
             while len(rest):
-                rest = rest[file.write(rest) :]
+                rest = rest[file.write(rest[:_PIECE_BYTES]) :]
 
     def publish(self) -> None:
         """Move the file to its place."""
         os.replace(self._part, self._path)
 
 
+def checksum(data: Data) -> str:
+    """Return the checksum of an item.
+
+    A CRC of zlib's would take as long as copying the bytes; this one takes a tenth of that.
+    """
+    return xxhash.xxh3_64_hexdigest(data)
+
+
 def is_whole(sent: Sent, data: Data) -> bool:
     """Return whether bytes are those that were announced."""
-    return len(data) == sent.n_bytes and zlib.crc32(data) == sent.crc32
-
-
-class Landing:
-    """The consumer's own directory, where items are once they are known to be whole."""
-
-    def __init__(self, directory: Path) -> None:
-        self._files = InDirectory(directory)
-        self._aside = ThreadPoolExecutor(1, "checksum")
-
-    def land(self, sent: Sent, data: Data) -> Path | None:
-        """Check an item while it is written, and return its place; None where it is not whole, and not there.
-
-        Both release the interpreter: with a core to spare, checking costs next to nothing.
-        """
-        path = self._files.path(sent.stream, sent.number)
-        with Staged(path) as staged:
-            if len(data) < _ASIDE_FROM_BYTES:
-                whole = is_whole(sent, data)
-                staged.write(data if whole else b"")
-            else:
-                checked = self._aside.submit(is_whole, sent, data)
-                staged.write(data)
-                whole = checked.result()
-            if whole:
-                staged.publish()
-        return path if whole else None
-
-    def close(self) -> None:
-        """End the thread that checks."""
-        self._aside.shutdown()
+    return len(data) == sent.n_bytes and checksum(data) == sent.checksum
 
 
 def drop_quietly(bulk: Bulk, sent: Sent) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from types import TracebackType
 import numpy as np
 
 from tasks.errors import Damaged, StreamBroken, Unreachable
-from tasks.stream.bulk import Bulk, InMessage, Landing, drop_quietly, is_whole
+from tasks.stream.bulk import Bulk, InDirectory, InMessage, checksum, drop_quietly, is_whole
 from tasks.stream.events import Beat, Data, Info, Sent
 from tasks.stream.redis_queue import RedisInlet, RedisOutlet
 from tasks.stream.spec import StreamSpec
@@ -132,7 +131,7 @@ class Producer:
         self._let_go()
         free = time.perf_counter()
         key, carried = self._bulk.put(self._stream, self._n_sent, data)
-        sent = Sent(self._stream, self._session, self._n_sent, len(data), zlib.crc32(data), key, dict(info or {}))
+        sent = Sent(self._stream, self._session, self._n_sent, len(data), checksum(data), key, dict(info or {}))
         self._held.append(sent)
         self._outlet.send(sent, carried)
         self._n_sent += 1
@@ -214,7 +213,7 @@ class Consumer:
         _check_carrier(spec, bulk)
         inlet = RedisInlet if spec.events == "redis" else ZmqInlet
         self._inlet: RedisInlet | ZmqInlet = inlet(spec, streams)
-        self._landing = None if directory is None else Landing(directory)
+        self._landing = None if directory is None else InDirectory(directory)
 
     def __enter__(self) -> Consumer:
         return self
@@ -261,8 +260,6 @@ class Consumer:
             return
         self._is_closed = True
         self._inlet.close("broken" if self._open or self._broken else "over")
-        if self._landing is not None:
-            self._landing.close()
 
     def _take(self, sent: Sent, carried: Data | None, waited_s: float) -> Item | None:
         """Return an item whose bytes are here and whole, or None."""
@@ -271,6 +268,7 @@ class Consumer:
         self._advance(sent.stream, sent.number)
         began = time.perf_counter()
         found = self._fetch(sent, carried)
+        moved_s = time.perf_counter() - began
         self._next[sent.stream] = sent.number + 1
         drop_quietly(self._bulk, sent)
         self._inlet.acknowledge(sent.stream, sent.number + 1)
@@ -279,7 +277,7 @@ class Consumer:
             return None
         self.taken += 1
         data, path = found
-        return Item(sent.stream, sent.number, sent.info, data, path, waited_s, time.perf_counter() - began)
+        return Item(sent.stream, sent.number, sent.info, data, path, waited_s, moved_s)
 
     def _fetch(self, sent: Sent, carried: Data | None) -> tuple[Data, Path | None] | None:
         """Return an item's bytes and their place; None where they are not whole."""
@@ -287,10 +285,12 @@ class Consumer:
             data = self._bulk.get(sent, carried)
         except Damaged:
             return None
+        if not is_whole(sent, data):
+            return None
         if self._landing is None:
-            return (data, None) if is_whole(sent, data) else None
-        path = self._landing.land(sent, data)
-        return None if path is None else (data, path)
+            return data, None
+        self._landing.put(sent.stream, sent.number, data)
+        return data, self._landing.path(sent.stream, sent.number)
 
     def _advance(self, stream: int, number: int) -> None:
         """Count what should have come before this number."""

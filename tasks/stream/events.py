@@ -25,8 +25,8 @@ class Sent:
     ----------
     session
         Of the producer, drawn anew by each: a second one of the same stream is told from the first.
-    crc32
-        Of the packed bytes. It finds what is torn or decayed, not what is forged.
+    checksum
+        XXH3 of the packed bytes, in hexadecimal. It finds what is torn or decayed, not what is forged.
     key
         Where the bulk lies, as the stream's `Bulk` knows it.
     """
@@ -35,7 +35,7 @@ class Sent:
     session: str
     number: int
     n_bytes: int
-    crc32: int
+    checksum: str
     key: tuple[str, ...] = ()
     info: Info = field(default_factory=dict)
 
@@ -66,7 +66,8 @@ Message = Sent | Beat | Taken
 
 _KINDS: dict[str, type[Sent] | type[Beat] | type[Taken]] = {"sent": Sent, "beat": Beat, "taken": Taken}
 _NAMES = {kind: name for name, kind in _KINDS.items()}
-_COUNTS = ("stream", "number", "n_bytes", "crc32", "sent", "taken")
+_COUNTS = ("stream", "number", "n_bytes", "sent", "taken")
+_TEXTS = ("session", "checksum")
 _STATES = ("open", "over", "broken", "refused", "gone")
 
 
@@ -110,8 +111,8 @@ def _check(given: dict[str, Any]) -> None:
     counts = [given[name] for name in _COUNTS if name in given]
     if not all(type(count) is int and 0 <= count < 2**63 for count in counts):
         raise TypeError("a count is none")
-    if not isinstance(given["session"], str) or given.get("state", "open") not in _STATES:
-        raise TypeError("a session or state is none")
+    if not all(isinstance(given.get(name, ""), str) for name in _TEXTS) or given.get("state", "open") not in _STATES:
+        raise TypeError("a session, checksum or state is none")
     if not isinstance(given.get("heard", False), bool):
         raise TypeError("what was heard is no yes or no")
     info, key = given.get("info", {}), given.get("key", [])

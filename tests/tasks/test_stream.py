@@ -262,7 +262,7 @@ class _Runs:
 
 def test_strangers_are_counted_and_not_listened_to(zmq_spec: StreamSpec, tmp_path: Path) -> None:
     trace = tmp_path / "ran"
-    sent = Sent(0, "stranger", 0, 4, 0)
+    sent = Sent(0, "stranger", 0, 4, "0")
     with Consumer(zmq_spec, [0], InMessage()) as consumer, zmq.Context() as context:
         meeting = look(Path(dict(zmq_spec.options)["folder"]) / ".test.0.stream")
         assert meeting is not None
@@ -317,7 +317,7 @@ def test_any_bytes_are_a_message_or_none(data: bytes) -> None:
 @given(
     st.dictionaries(
         st.sampled_from(
-            ["kind", "password", "stream", "session", "number", "n_bytes", "crc32", "sent", "state", "info"]
+            ["kind", "password", "stream", "session", "number", "n_bytes", "checksum", "sent", "state", "info"]
         ),
         st.one_of(st.none(), st.integers(), st.text(), st.booleans(), st.lists(st.integers()), st.just("sent")),
     )
@@ -328,7 +328,8 @@ def test_any_json_is_a_message_or_none(fields: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize(
-    "message", [Sent(1, "s", 2, 3, 4, ("a", "b"), {"made": 1.5}), Beat(1, "s", 2, "over"), Taken(0, "s", 9, "broken")]
+    "message",
+    [Sent(1, "s", 2, 3, "4", ("a", "b"), {"made": 1.5}), Beat(1, "s", 2, "over"), Taken(0, "s", 9, "broken")],
 )
 def test_messages_survive_their_way(message: Sent | Beat | Taken) -> None:
     assert decode(encode(message, "name token"), "name token") == message
