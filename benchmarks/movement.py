@@ -38,7 +38,7 @@ from tasks.stream import frames as builtin
 from tasks.stream.events import Data, Sent
 from tasks.stream.frames import analyzed, function_named, generated
 from tasks.stream.rank import Frame, Report, check, run_rank
-from tasks.stream.settings import Settings, add_flags, settings_of
+from tasks.stream.settings import Settings, add_flags, make, settings_of
 from tasks.transport import pack, unpack
 
 SIZES = (100_000, 1_000_000, 4_000_000, 16_000_000)
@@ -122,7 +122,7 @@ def _settings(session: Session, command: str) -> Settings:
     for name in ("producer_dir", "consumer_dir", "shared_dir"):
         setattr(options, name, getattr(options, name) or session.folder / name)
     settings = settings_of(options)
-    (session.folder / "shared_dir").mkdir(exist_ok=True)
+    make(settings.directories())
     return settings
 
 

@@ -19,8 +19,8 @@ from tasks.transport import evict, put, read
 _KEY_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,199}")
 
 
-# Written at once: 16 MB take 50 ms in one piece on ext4 of Linux 6.18, for which the kernel looks for pages that are as
-# large, and 6 ms in many.
+# Written at once: 16 MB take 50 ms in one piece on ext4 of Linux 6.18, which looks for pages that are as large, and
+# 6 ms in many.
 _PIECE_BYTES = 262_144
 
 

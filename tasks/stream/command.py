@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from tasks.errors import BadInput, TaskFailed
 from tasks.stream.rank import Report, check, run_rank
 from tasks.stream.ranks import end_with_parent, run_ranks
-from tasks.stream.settings import Settings, add_flags, settings_of
+from tasks.stream.settings import Settings, add_flags, make, remove_empty, settings_of
 
 _PROGRAM = "python -m tasks.stream"
 
@@ -49,7 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             end_with_parent()
         else:
             check(settings)
-        return _run(settings, options, words)
+        made = make(settings.directories())
+        code = 2
+        try:
+            code = _run(settings, options, words)
+        finally:
+            if code == 2:
+                remove_empty(made)
+        return code
     except BadInput as error:
         print(f"{_PROGRAM}: {error}", file=sys.stderr)
         return 2

@@ -13,7 +13,7 @@ from tasks.errors import BadInput, StreamBroken, Unreachable
 from tasks.stream.bulk import InDirectory
 from tasks.stream.ends import Consumer, Item, Producer
 from tasks.stream.frames import analyzed, function_named, generated
-from tasks.stream.settings import Settings, made
+from tasks.stream.settings import Settings
 from tasks.transport import pack
 
 Say = Callable[[str], None]
@@ -71,7 +71,7 @@ def run_rank(settings: Settings, rank: int, report: Report, say: Say) -> None:
     Raises
     ------
     BadInput
-        When a function, a directory, an address or a server cannot be used; nothing is left then.
+        When a function, an address or a server cannot be used.
     TaskFailed
         When the other end is gone, a store fails, frames are missing, or the user's function fails.
     """
@@ -83,12 +83,11 @@ def run_rank(settings: Settings, rank: int, report: Report, say: Say) -> None:
         say(_line_of(frame))
         last[0] = time.monotonic()
 
-    with made(settings.directories()):
-        try:
-            run(settings, rank, report, tell)
-        finally:
-            report.ended = time.monotonic()
-            report.closing_s = report.ended - last[0] if report.frames else 0.0
+    try:
+        run(settings, rank, report, tell)
+    finally:
+        report.ended = time.monotonic()
+        report.closing_s = report.ended - last[0] if report.frames else 0.0
 
 
 def check(settings: Settings) -> None:

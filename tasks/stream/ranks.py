@@ -10,8 +10,11 @@ import sys
 import tempfile
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
+
+_BAD_INPUT = 2
 
 # How long ranks may take to end in order when they are told to.
 _ENDS_WITHIN_S = 10.0
@@ -31,11 +34,12 @@ def run_ranks(words: Sequence[str], n: int) -> tuple[list[dict[str, Any]], int]:
         try:
             for rank, file in enumerate(files):
                 processes.append(_start([*words, "--rank", str(rank), "--rank-json", str(file)]))
-            codes = [process.wait() for process in processes]
+            codes = _wait(processes)
         finally:
             _end(processes)
         reports = [json.loads(file.read_text()) for file in files if file.exists()]
-    return reports, max(code if code >= 0 else 128 - code for code in codes)
+    worst = _BAD_INPUT if _BAD_INPUT in codes else max(code if code >= 0 else 128 - code for code in codes)
+    return reports, worst
 
 
 def _start(words: list[str]) -> subprocess.Popen[bytes]:
@@ -43,6 +47,20 @@ def _start(words: list[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "tasks.stream", *words], stdin=subprocess.PIPE, start_new_session=True
     )
+
+
+def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> list[int]:
+    """Return exit codes, once all have ended; where one says that its input is bad, the others need not go on."""
+    with ThreadPoolExecutor(len(processes)) as waiting:
+        ended = [waiting.submit(process.wait) for process in processes]
+        try:
+            if any(each.result() == _BAD_INPUT for each in as_completed(ended)):
+                _end(processes)
+        except BaseException:
+            # Or the threads would wait for them, and this process for the threads.
+            _end(processes)
+            raise
+        return [each.result() for each in ended]
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
@@ -55,8 +73,8 @@ def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        assert process.stdin is not None
-        process.stdin.close()
+        if process.stdin is not None:
+            process.stdin.close()
 
 
 def end_with_parent() -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -252,9 +250,8 @@ def _check_writable(path: Path) -> None:
         raise BadInput(f"directory {path} cannot be written to: {there} is not yours to write in; name another")
 
 
-@contextmanager
-def made(directories: list[Path]) -> Iterator[None]:
-    """Make directories; those that were not there before and are empty go again where the input was bad after all.
+def make(directories: list[Path]) -> list[Path]:
+    """Make directories; return those that were not there before, inner ones first.
 
     Raises
     ------
@@ -262,17 +259,19 @@ def made(directories: list[Path]) -> Iterator[None]:
         When one cannot be made.
     """
     new: list[Path] = []
-    try:
-        for path in directories:
-            missing = [each for each in (path, *path.parents) if not each.exists()]
-            try:
-                path.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise BadInput(f"directory {path} cannot be made ({error}): name another") from error
-            new += missing
-        yield
-    except BadInput:
-        for path in new:
-            if path.is_dir() and not any(path.iterdir()):
-                path.rmdir()
-        raise
+    for path in directories:
+        missing = [each for each in (path, *path.parents) if not each.exists()]
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            remove_empty(new)
+            raise BadInput(f"directory {path} cannot be made ({error}): name another") from error
+        new += missing
+    return new
+
+
+def remove_empty(directories: list[Path]) -> None:
+    """Remove those directories in which nothing is: the input was bad after all."""
+    for path in directories:
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from sites.redis_server import RedisServer
 from tasks.transport import unpack
 from tests.endpointlab import PeerEndpoint
 from tests.integration.movement_example import KILLED_AT
+from tests.integration.sites.conftest import free_ports
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = "tests.integration.movement_example"
@@ -161,6 +163,18 @@ def test_several_of_each(start: Start, tmp_path: Path) -> None:
     streams = [sorted({frame["stream"] for frame in rank["frames"]}) for rank in report["ranks"]]
     assert streams == [[0, 2], [1]]
     assert report["frames"] == 9
+
+
+def test_one_rank_that_cannot_begin_ends_the_others(start: Start, tmp_path: Path) -> None:
+    port, _ = free_ports(2)
+    with socket.create_server(("127.0.0.1", port + 1)):
+        consumer = start("consume", "--producers", "2", "--consumers", "2", "--address", f"127.0.0.1:{port}")
+        assert consumer.wait() == 2
+    assert consumer.err == (
+        f"python -m tasks.stream: a consumer cannot listen at 127.0.0.1:{port + 1} (Address already in use "
+        f"(addr='tcp://127.0.0.1:{port + 1}')): name another --address of this machine\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == []
 
 
 def test_a_producer_killed_while_it_writes_leaves_nothing_torn(start: Start, tmp_path: Path) -> None:
