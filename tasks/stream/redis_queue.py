@@ -77,11 +77,27 @@ class RedisOutlet:
                 self._check_lease()
 
     def close(self) -> None:
-        """Let the lease go."""
-        self._lease.end()
+        """Let the lease go.
+
+        With it would go the last word of one that gave up, so its lease runs out by itself where a consumer is to
+        hear it; where there is none, its events go too.
+        """
+        is_awaited = False
         with suppress(RedisError, OSError):
+            if self._state == "broken":
+                is_awaited = bool(self._redis.exists(self._keys.consumer))
+                if not is_awaited:
+                    self._take_back()
             self._redis.delete(self._receipts)
+        self._lease.end(keep=is_awaited)
         self._redis.close()
+
+    def _take_back(self) -> None:
+        events: Any = self._redis.lrange(self._keys.events, 0, -1)
+        for data in events:
+            message = decode(data, self._spec.name)
+            if message is not None and message.session == self._session:
+                self._redis.lrem(self._keys.events, 0, data)
 
     def _refuse_a_second(self) -> None:
         if self._redis.exists(self._keys.producer(self._stream)):
@@ -206,12 +222,23 @@ class RedisInlet:
         if not isinstance(message, Sent | Beat) or message.stream not in self._streams:
             self.strangers += 1
             return None
-        if self._sessions.setdefault(message.stream, message.session) != message.session:
+        if self._session_of(message.stream) != message.session:
             self.strangers += 1
             return None
+        self._sessions[message.stream] = message.session
         if isinstance(message, Beat):
             self._ended.add(message.stream)
         return message
+
+    def _session_of(self, stream: int) -> str | None:
+        """Return the producer of a stream: who was heard first of those that live.
+
+        Of one that was killed before this consumer came only events are left, and they are nobody's.
+        """
+        if stream in self._sessions:
+            return self._sessions[stream]
+        with _reaching(self._spec):
+            return _text(self._redis.get(self._keys.producer(stream)))
 
     def _gone(self) -> Beat | None:
         """Return the end of a stream whose producer let its lease run out."""
@@ -250,12 +277,13 @@ class _Lease:
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._thread.start()
 
-    def end(self) -> None:
-        """Let go of it."""
+    def end(self, *, keep: bool = False) -> None:
+        """Let go of it, or let it run out."""
         self._over.set()
         self._thread.join()
         with suppress(RedisError, OSError):
-            self._redis.delete(self._key)
+            if not keep:
+                self._redis.delete(self._key)
         self._redis.close()
 
     def _keep(self) -> None:
