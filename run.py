@@ -267,7 +267,7 @@ def export(command: Command, signals: Signals) -> int:
     """Write a west.cfg for WESTPA's tools."""
     from campaign.west.config import export_config
 
-    told = export_config(RunDirectory.open(command.named).path, command.out)
+    told = export_config(RunDirectory.open(command.named).path, command.out, command.replica)
     tell(f"{told} is written: run WESTPA's tools in {told.parent}")
     tell(f"run directory: {command.named}")
     return COMPLETE
@@ -318,7 +318,8 @@ def dry_run(command: Command, signals: Signals) -> int:
 
 
 def _cautions(plan: Plan) -> Iterator[str]:
-    return cautions(plan.settings, plan.prepared.platform, sum(place.slots for place in plan.places))
+    _, walkers = plan.n_walkers
+    return cautions(plan.settings, plan.prepared.platform, sum(place.slots for place in plan.places), walkers)
 
 
 def _machine(plan: Plan) -> Machine:

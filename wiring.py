@@ -77,8 +77,8 @@ class Parts:
         Raises
         ------
         BadInput
-            For a site that is not known or named twice, for a weight that is none, and for a store that a site does
-            not reach.
+            For a site that is not known or named twice, for a weight that is none, for a store that a site does not
+            reach, and for servers that nobody would hear of.
         """
         pool = tuple(PoolSite(config.site(each.site), each.weight) for each in shares(settings.simulate_site))
         learning = config.site(settings.ml_site)
@@ -86,6 +86,7 @@ class Parts:
             pool = (PoolSite(globus("globus-simulate", settings.simulate_endpoint), 1),)
         if settings.ml_endpoint is not None:
             learning = globus("globus-learn", settings.ml_endpoint)
+        _refuse_servers_unheard_of(settings, pool)
         kinds = _store_kinds(settings, pool, learning)
         return cls(settings, prepared, pool, learning, kinds, began, _method(settings, prepared))
 
@@ -304,6 +305,16 @@ def _stores(member: Member, campaign_id: str, redis: RedisServer | None) -> Stor
         member.older,
         settings.ps_endpoints,
     )
+
+
+def _refuse_servers_unheard_of(settings: Settings, pool: Sequence[PoolSite]) -> None:
+    """Refuse to serve segments live at a site that cannot tell where, since it does not see the run directory."""
+    for each in pool if settings.serves else ():
+        if not each.site.shares_run_dir:
+            raise BadInput(
+                f"--imd serves segments on ports that site {each.site.name} cannot tell, for it does not share the "
+                "run directory: drop it, or choose another site"
+            )
 
 
 def _store_kinds(settings: Settings, pool: Sequence[PoolSite], learning: Site) -> dict[Topic, StoreKind]:

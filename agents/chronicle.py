@@ -14,7 +14,7 @@ from agents.ensemble import EnsembleWalkers
 from campaign.iterations import Boundary, Past, fluxes, n_ended, past
 from campaign.method import Method
 from campaign.summary import EnsembleSummary
-from campaign.west.file import WestBusy, WestFile
+from campaign.west.file import WestBusy, WestFile, west_name
 from campaign.west.record import Binning, Ended, Layout, Target
 from campaign.west.replay import replay
 from policies.iteration import BasisStates
@@ -139,8 +139,7 @@ class Chronicle:
 
     def _file(self, replica: int) -> WestFile:
         if replica not in self._files:
-            name = "west.h5" if replica == 0 else f"west-{replica}.h5"
-            self._files[replica] = WestFile(self._folder / name, self._layout())
+            self._files[replica] = WestFile(self._folder / west_name(replica), self._layout())
         return self._files[replica]
 
     def _layout(self) -> Layout:

@@ -57,7 +57,8 @@ class StoreUse:
     Attributes
     ----------
     total, peak
-        Bytes in all, and at once; the peak is estimated from how far learning may lag behind.
+        Bytes in all, and at once; the peak is estimated from how far learning may lag behind, and is that of all
+        the walkers that there may be.
     largest
         Bytes of the largest object.
     """
@@ -154,7 +155,10 @@ class _Shipped:
     equilibrated
         Basis states that equilibration makes anew.
     waiting
-        Segments whose frames are kept at once: those in flight, those in an inference and those that wait for one.
+        Segments whose frames are kept at once: those in flight (or, where the coordinates of an ensemble are learned,
+        of its iteration), those in an inference and those that wait for one.
+    walkers
+        At most.
     frames_move, candidates_move
         Whether a ``move`` task copies them into their consumer's store.
     """
@@ -187,9 +191,10 @@ def forecast(
     dynamics: Dynamics,
     destinations: Mapping[Topic, Destination],
     segments: int,
+    walkers: int,
 ) -> Forecast:
-    """Return what so many segments will take."""
-    shipped = _shipped(settings, prepared, dynamics, destinations, segments)
+    """Return what so many segments of so many walkers will take."""
+    shipped = _shipped(settings, prepared, dynamics, destinations, segments, walkers)
     stores = _stores(shipped, settings.ps_threshold, destinations)
     n_inferences, n_trainings = shipped.references.n, shipped.trainings
     counts = (1, segments, n_inferences, n_trainings)
@@ -263,6 +268,7 @@ def _shipped(
     dynamics: Dynamics,
     destinations: Mapping[Topic, Destination],
     segments: int,
+    walkers: int,
 ) -> _Shipped:
     n_inferences = math.ceil(segments / settings.infer_every) if settings.infer_every else 0
     n_trainings = segments // _retrain_period(settings) if settings.retrains and n_inferences else 0
@@ -271,11 +277,11 @@ def _shipped(
     n_atoms, boxed = prepared.n_atoms, prepared.box is not None
     simulate, infer = destinations["simulate"], destinations["infer"]
     # While a model is trained, batches pile up.
-    waiting = settings.walkers + 2 * settings.infer_every + (MAX_BATCH if n_trainings else 0)
+    waiting = walkers + 2 * settings.infer_every + (MAX_BATCH if n_trainings else 0)
     return _Shipped(
         segments=segments,
         waiting=min(segments, waiting),
-        walkers=settings.walkers,
+        walkers=walkers,
         trainings=n_trainings,
         equilibrated=prepared.n_starts if "equilibrate" in destinations else 0,
         system=len(pack(prepared.to_arrays())),
@@ -325,7 +331,7 @@ def _stores(shipped: _Shipped, threshold: int, destinations: Mapping[Topic, Dest
 
 def _simulate_store(kind: StoreKind, shipped: _Shipped) -> StoreUse:
     always = shipped.system + shipped.basis * (2 if shipped.equilibrated else 1)
-    # Each walker keeps its own end, and starts from another.
+    # Each walker keeps its own end, and starts from another; in an ensemble both until the iteration is over.
     ends = min(shipped.segments, 2 * shipped.walkers) * shipped.end
     offered, kept = _candidate_bytes(shipped)
     return StoreUse(

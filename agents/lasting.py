@@ -22,6 +22,7 @@ from campaign.ledger import Ledger
 from campaign.rundir import write_whole
 from campaign.stores import Stores
 from campaign.trace import mend_traces
+from tasks.announce import forget_announcements
 from tasks.errors import TaskFailed
 from tasks.files import discard, publish, sha256, staged_files
 from tasks.gather import gather_all, remove_unfinished, tidy
@@ -47,6 +48,7 @@ def mend(ledger: Ledger, run_dir: Path, stores: Stores) -> int:
     ledger.abandon_running()
     settle_staged(ledger, run_dir)
     remove_unfinished(run_dir)
+    forget_announcements(run_dir)
     mend_traces(ledger, run_dir)
     swept, _ = stores.sweep(keep=ledger.referenced())
     return swept

@@ -36,6 +36,7 @@ from campaign.stores import Stores
 from campaign.summary import Summary
 from campaign.trace import Traces
 from policies import Policy, policy
+from tasks.announce import forget_announcements
 from tasks.errors import BadInput, TaskFailed
 from tasks.messages import Dynamics, ProbeReport, Ref, StoreSpec, Topic
 from tasks.prepared import PreparedSystem
@@ -86,6 +87,21 @@ class Plan:
     name: str = ""
     shared_by: int = 1
     method: Method | None = None
+
+    @property
+    def n_walkers(self) -> tuple[int, int]:
+        """How many walkers there are, at least and at most.
+
+        Those of weighted ensembles, all replicas together, are as many as if one bin of each were reached, and every
+        bin; before a first model there are no bins, and ``--walkers`` in each.
+        """
+        settings, method = self.settings, self.method
+        if method is None:
+            return settings.walkers, settings.walkers
+        of_each = [method.walkers_per_bin, method.most_walkers]
+        if method.coordinate.learned and settings.aae_weights is None:
+            of_each.append(settings.walkers)
+        return settings.replicas * min(of_each), settings.replicas * max(of_each)
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -180,6 +196,7 @@ def _begin(number: int, plan: Plan, service: Service, stack: ExitStack) -> _Runn
             steering = _steering(plan, ledger)
         except TaskFailed as error:
             raise BadInput(str(error)) from error
+    stack.callback(forget_announcements, plan.run_dir.path)
     traces = stack.enter_context(Traces(plan.run_dir.path))
     actor = Actor(number, plan.name, service.queues, steering, traces, plan.run_dir)
     if steering.ensembles is not None and plan.method is not None:
@@ -189,7 +206,15 @@ def _begin(number: int, plan: Plan, service: Service, stack: ExitStack) -> _Runn
         actor.chronicle.catch_up()
         if plan.method.warning is not None:
             actor.tell(plan.method.warning)
+    if plan.settings.serves:
+        actor.tell(_about_imd(plan.settings))
     return _Running(plan, ledger, actor)
+
+
+def _about_imd(settings: Settings) -> str:
+    host = settings.imd_host or "127.0.0.1"
+    ends = "see and pause" if settings.is_ensemble else "see, pause and end"
+    return f"--imd has no authentication: whoever reaches {host} on the workers' hosts can {ends} segments"
 
 
 def _conclude(campaign: _Running, service: Service, signals: Signals, ended: float) -> Summary:

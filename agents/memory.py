@@ -39,6 +39,7 @@ def remember(steering: Steering) -> None:
     told |= {
         "rng": state.rng.bit_generator.state,
         "failures": counts.failures,
+        "watched": counts.watched,
         "n_sent": counts.n_sent,
         "compute_s": [[site, topic, seconds] for (site, topic), seconds in counts.compute_s.items()],
         "span_s": counts.span_before_s + _span(counts),
@@ -94,6 +95,7 @@ class Recollection:
             setattr(counts, name, told[name])
         state.rng.bit_generator.state = told["rng"]
         counts.failures = Counter(told["failures"])
+        counts.watched = Counter(told.get("watched", {}))
         counts.n_sent = Counter(told["n_sent"])
         counts.compute_s.update({(site, topic): seconds for site, topic, seconds in told["compute_s"]})
         counts.span_before_s = told["span_s"]

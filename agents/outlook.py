@@ -51,6 +51,10 @@ class Outlook:
 
     Attributes
     ----------
+    walkers
+        At least and at most; they differ where there are weighted ensembles.
+    is_bound
+        Whether segments, and all that follows from them, are the most that weighted ensembles can run.
     at_once
         Segments that run at once, as if each had a core or device of its own.
     wall_s
@@ -59,17 +63,22 @@ class Outlook:
         On the run directory's disk.
     stores_on_disk
         Peak of the file stores that lie on that disk.
+    fits
+        Whether it fits whatever happens; what cannot fit has no outlook.
     notes
         What the estimate assumes.
     """
 
     ahead: Forecast
+    walkers: tuple[int, int]
+    is_bound: bool
     timing: Timing
     seconds_per_segment: float
     at_once: float
     wall_s: float
     free_bytes: int
     stores_on_disk: int
+    fits: bool
     notes: tuple[str, ...]
 
     @property
@@ -80,11 +89,12 @@ class Outlook:
     def as_dict(self) -> dict[str, Any]:
         """Return what ``--dry-run --json`` prints.
 
-        ``segments, simulated_ns, frames, inferences, trainings``: expected, the last two at most ·
+        ``segments, simulated_ns, frames, inferences, trainings``: expected, the last two at most, and all of them
+        where ``is_bound`` · ``walkers``: at most ·
         ``disk_bytes``: ``{trajectories, models, references, ledger, traces, logs, stores, control?, total, free}`` ·
         ``store_bytes``: ``{topic: {kind, total, peak}}`` · ``thinker_bytes``: at most · ``wall_s`` ·
-        ``timing``: ``{host, platform, ps_per_s, seconds_per_segment, at_once}`` · ``fits``: true, or the command is
-        refused · ``notes``: sentences.
+        ``timing``: ``{host, platform, ps_per_s, seconds_per_segment, at_once}`` · ``fits``: true; false where
+        weighted ensembles may grow too large; what cannot fit is refused · ``notes``: sentences.
         """
         disk = self.disk_bytes
         return {
@@ -93,6 +103,8 @@ class Outlook:
             "frames": self.ahead.frames,
             "inferences": self.ahead.inferences,
             "trainings": self.ahead.trainings,
+            "is_bound": self.is_bound,
+            "walkers": self.walkers[1],
             "disk_bytes": {**disk, "total": sum(disk.values()), "free": self.free_bytes},
             "store_bytes": {
                 topic: {"kind": use.kind, "total": use.total, "peak": use.peak}
@@ -107,20 +119,21 @@ class Outlook:
                 "seconds_per_segment": self.seconds_per_segment,
                 "at_once": self.at_once,
             },
-            "fits": True,
+            "fits": self.fits,
             "notes": list(self.notes),
         }
 
     def lines(self) -> Iterator[str]:
         """Yield a short table."""
         ahead, disk = self.ahead, self.disk_bytes
-        yield f"segments   {ahead.segments}: {ahead.simulated_ns:.3f} ns, {ahead.frames} frames"
+        most, at_once = ("at most " if one else "" for one in (self.is_bound, self.walkers[0] < self.walkers[1]))
+        yield f"segments   {most}{ahead.segments}: {ahead.simulated_ns:.3f} ns, {ahead.frames} frames"
         yield f"learning   at most {ahead.inferences} inferences, {ahead.trainings} trainings"
         kinds = ", ".join(f"{name} {in_words(n)}" for name, n in disk.items() if n)
-        yield f"disk       {in_words(sum(disk.values()))} of {in_words(self.free_bytes)} free: {kinds}"
+        yield f"disk       {most}{in_words(sum(disk.values()))} of {in_words(self.free_bytes)} free: {kinds}"
         for topic, use in ahead.store_bytes.items():
             kind = "messages" if use.kind == "inline" else use.kind
-            yield f"{topic:<10} {in_words(use.total)} through {kind}, {in_words(use.peak)} at once"
+            yield f"{topic:<10} {most}{in_words(use.total)} through {kind}, {at_once}{in_words(use.peak)} at once"
         yield f"Thinker    at most {in_words(ahead.thinker_bytes)}"
         yield f"speed      {self.timing.ps_per_s:.3g} ps/s on {self.timing.platform} of {self.timing.host}"
         yield f"wall time  about {_duration(self.wall_s)}, {self.at_once:.3g} segments at once"
@@ -145,27 +158,35 @@ def look_ahead(plan: Plan, timing: Timing, machine: Machine, ready_s: float, not
     settings = plan.settings
     seconds, at_once = timing.seconds(plan.dynamics), segments_at_once(plan, machine)
     pace, before_s = (seconds + _TASK_S) / at_once, _equilibration_s(plan, timing, at_once)
-    segments = _segments(plan, seconds, pace, before_s, machine)
-    ahead = _foresee(plan, segments)
-    for sentence in chain(_misfits(plan, ahead), _full_redis(plan, ahead)):
+    fewest, most = plan.n_walkers
+    # Nobody knows whether all bins will be reached: refused is what does not fit with one, the rest is told.
+    at_least = _foresee(plan, _segments(plan, seconds, pace, before_s, machine, fewest), fewest)
+    for sentence in chain(_misfits(plan, at_least), _full_redis(plan, at_least)):
         raise BadInput(sentence)
+    segments = _segments(plan, seconds, pace, before_s, machine, most)
+    is_bound = _segments_of_ensembles(plan, most) == segments
+    ahead = _foresee(plan, segments, most)
+    doubts = tuple(f"it may not fit: {each}" for each in chain(_misfits(plan, ahead), _full_redis(plan, ahead)))
     runs = 1 + settings.control
-    if _most_of_ensembles(plan) == segments:
-        notes = (*notes, "all of it at most: as if every bin were reached from the first iteration on")
     return Outlook(
         ahead,
+        (fewest, most),
+        is_bound,
         timing,
         seconds,
         at_once,
         ready_s + before_s + runs * (_WORKERS_START_S + segments * pace),
         shutil.disk_usage(plan.run_dir.path).free,
         0 if _store_apart(plan) else _peak(ahead, "file"),
-        (*notes, *_notes(plan, machine)),
+        not doubts,
+        (*notes, *_notes(plan, machine, most, is_bound), *doubts),
     )
 
 
 def refuse_what_cannot_fit(plan: Plan) -> None:
     """Refuse a campaign whose files or objects cannot fit; one that only time ends is not known well enough.
+
+    An ensemble is refused for what one bin takes: it may reach no other.
 
     Raises
     ------
@@ -174,14 +195,16 @@ def refuse_what_cannot_fit(plan: Plan) -> None:
     """
     segments = planned_segments(plan.settings, plan.dynamics)
     if segments is not None and plan.settings.max_minutes is None:
-        for sentence in _misfits(plan, _foresee(plan, segments)):
+        fewest, _ = plan.n_walkers
+        for sentence in _misfits(plan, _foresee(plan, segments, fewest)):
             raise BadInput(sentence)
 
 
 def segments_at_once(plan: Plan, machine: Machine) -> float:
-    """Return how many segments run at once, as if each had a core, or a device, of its own."""
+    """Return how many segments run at once, at most, as if each had a core, or a device, of its own."""
     slots = sum(place.slots for place in plan.places)
-    busy = min(slots, plan.settings.walkers)
+    _, walkers = plan.n_walkers
+    busy = min(slots, walkers)
     if not machine.simulates:
         return busy
     n_here = sum(place.slots for place in plan.places if place.site not in machine.elsewhere)
@@ -213,7 +236,7 @@ def _equilibration_s(plan: Plan, timing: Timing, at_once: float) -> float:
     return each * max(1.0, plan.prepared.n_starts / at_once)
 
 
-def _segments(plan: Plan, seconds: float, pace: float, before_s: float, machine: Machine) -> int:
+def _segments(plan: Plan, seconds: float, pace: float, before_s: float, machine: Machine, walkers: int) -> int:
     """Return the segments that the limits ask for, as far as time allows.
 
     Parameters
@@ -224,8 +247,8 @@ def _segments(plan: Plan, seconds: float, pace: float, before_s: float, machine:
         Wall time before the first.
     """
     target, minutes = planned_segments(plan.settings, plan.dynamics), plan.settings.max_minutes
-    if (most := _most_of_ensembles(plan)) is not None:
-        target = most if target is None else min(most, target)
+    if (of_ensembles := _segments_of_ensembles(plan, walkers)) is not None:
+        target = of_ensembles if target is None else min(of_ensembles, target)
     if minutes is None:
         assert target is not None  # without any limit, settings take the demonstration's
         return target
@@ -239,21 +262,19 @@ def _segments(plan: Plan, seconds: float, pace: float, before_s: float, machine:
     return fitting if target is None else min(fitting, target)
 
 
-def _most_of_ensembles(plan: Plan) -> int | None:
-    """Return the segments of weighted ensembles that reach every bin at once; None where iterations have no limit."""
+def _segments_of_ensembles(plan: Plan, walkers: int) -> int | None:
+    """Return the segments of weighted ensembles of so many walkers; None where iterations have no limit."""
     n_iterations = plan.settings.max_iterations
-    if plan.method is None or n_iterations is None:
-        return None
-    return n_iterations * plan.settings.replicas * plan.method.most_walkers
+    return None if plan.method is None or n_iterations is None else n_iterations * walkers
 
 
-def _foresee(plan: Plan, segments: int) -> Forecast:
+def _foresee(plan: Plan, segments: int, walkers: int) -> Forecast:
     settings = plan.settings
     # Where one site of a pool writes trajectories to the run directory, they may all be written there.
     seen = next((place.run_dir for place in plan.places if place.run_dir is not None), None)
     simulate = replace(plan.destinations["simulate"], run_dir=seen)
     to: dict[Topic, Destination] = {**plan.destinations, "simulate": simulate}
-    ahead = forecast(settings, plan.prepared, plan.dynamics, to, segments)
+    ahead = forecast(settings, plan.prepared, plan.dynamics, to, segments, walkers)
     if not settings.control:
         return ahead
     plain = control_settings(settings, segments)
@@ -261,7 +282,7 @@ def _foresee(plan: Plan, segments: int) -> Forecast:
     destinations: dict[Topic, Destination] = {
         topic: where for topic, where in to.items() if topic not in ("equilibrate", "gather")
     }
-    return ahead.followed_by(forecast(plain, plan.prepared, plan.dynamics, destinations, segments))
+    return ahead.followed_by(forecast(plain, plan.prepared, plan.dynamics, destinations, segments, plain.walkers))
 
 
 def _misfits(plan: Plan, ahead: Forecast) -> Iterator[str]:
@@ -294,7 +315,7 @@ def _full_redis(plan: Plan, ahead: Forecast) -> Iterator[str]:
         yield (
             f"the stores need {in_words(peak)} of the Redis server at {server.host}:{server.port} at once, and "
             f"{in_words(free)} of memory are free: choose the backend file for a topic, a longer --frame-ps or fewer "
-            "--walkers"
+            f"{'--walkers' if plan.method is None else '--bins'}"
         )
 
 
@@ -309,15 +330,22 @@ def _store_apart(plan: Plan) -> Path | None:
     return next((folder for folder in folders if folder.stat().st_dev != device), None)
 
 
-def _notes(plan: Plan, machine: Machine) -> Iterator[str]:
+def _notes(plan: Plan, machine: Machine, walkers: int, is_bound: bool) -> Iterator[str]:
     settings = plan.settings
+    if is_bound:
+        yield (
+            "all of it at most: as if every bin were reached from the first iteration on, "
+            f"by {walkers} walkers in all"
+        )
+    elif plan.method is not None:
+        yield f"stores and busy workers are those of {walkers} walkers, the most: as if every bin were reached"
     for site in (place.site for place in plan.places):
         if machine.simulates and site not in machine.elsewhere:
             continue
         yield f"the speed was measured on this machine: that of site {site} may differ, and its queue is not counted"
     if machine.simulates and machine.learns and settings.infer_every:
         yield "learning is assumed to take its part of this machine's cores; nothing else is"
-    if planned_segments(settings, plan.dynamics) is None and _most_of_ensembles(plan) is None:
+    if planned_segments(settings, plan.dynamics) is None and _segments_of_ensembles(plan, walkers) is None:
         yield "only time ends this campaign: its segments follow from the speed"
     if settings.control:
         yield "plain MD of equal length is counted in"

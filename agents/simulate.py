@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import statistics
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from agents.attempts import Failure, Verdict
@@ -18,7 +20,8 @@ from agents.state import CampaignState, Destination, Start
 from agents.topic import InFlight, Outcome, TopicAgent, task_seed, without_system
 from agents.walkers import Due, Walkers
 from campaign.ledger import OpenTask, State
-from tasks.messages import Archive, FileRecord, Ref, SegmentResult, SegmentSpec
+from campaign.settings import Settings
+from tasks.messages import Archive, FileRecord, Ref, SegmentResult, SegmentSpec, Watch, Watched
 
 # Bundles sent per worker: one runs, one waits behind it.
 QUEUED_PER_WORKER = 2
@@ -111,6 +114,8 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         self._turnarounds: deque[float] = deque(maxlen=64)
         self._load = Load()
         self._recalled_to: dict[int, Destination] = {}
+        self._watch = _watch(state.settings)
+        self._told_of_failure = False
 
     # What is sent -----------------------------------------------------------------------------------------------
 
@@ -222,6 +227,7 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
             scratch=place.scratch,
             coordinate=self.walkers.coordinate,
             replica=due.replica,
+            watch=self._watch,
         )
         self.walkers.began(due, segment_id)
         self._expect(segment_id, start, bundle)
@@ -290,9 +296,9 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
     def found(self, spec: SegmentSpec) -> SegmentSpec | None:
         """Return an earlier process' spec; a basis state that is lost from its store is shipped with each process."""
         found = super().found(spec)
-        if found is not None or (start := self.walkers.start_lost(spec)) is None:
-            return found
-        return replace(spec, start=start.ref, start_row=start.row)
+        if found is None and (start := self.walkers.start_lost(spec)) is not None:
+            found = replace(spec, start=start.ref, start_row=start.row)
+        return None if found is None else replace(found, watch=self._watch)
 
     def send(
         self,
@@ -424,13 +430,20 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         self._count_no_more(spec)
 
     def _count_no_more(self, spec: SegmentSpec) -> None:
-        counts = self.state.counts
+        counts, ran = self.state.counts, self._as_counted(spec)
         counts.segments -= 1
-        counts.frames -= spec.dynamics.n_frames
-        counts.simulated_ps -= spec.dynamics.segment_ps
+        counts.frames -= ran["n_frames"]
+        counts.simulated_ps -= ran["simulated_ps"]
         self.again.discard(spec.segment_id)
         self.state.ledger.forget(f"rerun/{spec.segment_id}")
         self._let_start_go(spec.segment_id)
+
+    def _as_counted(self, spec: SegmentSpec) -> dict[str, Any]:
+        """Return what a segment was counted with, which may have ended early."""
+        line = self.state.ledger.last_record(self.topic, spec.segment_id, "n_frames")
+        assert line is not None  # it was applied
+        told: dict[str, Any] = json.loads(line)["task_info"]
+        return told
 
     # What comes back --------------------------------------------------------------------------------------------
 
@@ -519,6 +532,8 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         counts.segments += 1
         counts.frames += result.n_frames
         counts.simulated_ps += result.simulated_ps
+        if result.watched is not None:
+            self._count_watched(result.watched)
         if result.trajectory is not None and result.trajectory.node is None:
             self.state.ledger.add_artifact(spec.segment_id, "trajectory", result.trajectory)
         self.walkers.moved(spec, result)
@@ -526,6 +541,13 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
             self.state.hold(result.frames, ("unobserved", spec.segment_id))
             self.state.frames_to_look_at.append((spec.segment_id, result.frames))
             self.state.ledger.keep(f"frames/{spec.segment_id}", result.frames)
+
+    def _count_watched(self, watched: Watched) -> None:
+        told = self.state.counts.watched
+        told.update(batches=watched.n_batches, failed=watched.n_failed, stopped=int(watched.stopped))
+        if watched.error is not None and not self._told_of_failure:
+            self._told_of_failure = True
+            self.state.warn(f"{watched.error}; its segment goes on, and the summary counts such calls")
 
     def inputs(self, spec: SegmentSpec) -> Iterable[Ref]:
         """Return the start; the system is held as long as the campaign."""
@@ -566,6 +588,7 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
             "mean_temperature_K": result.mean_temperature_K,
             "potential_energy_kj_mol": result.potential_energy_kj_mol,
             "seconds": result.seconds,
+            **({} if result.watched is None else {"watched": asdict(result.watched)}),
         }
 
     def _count_compute(self, outcome: Outcome, place: Destination) -> None:
@@ -576,3 +599,20 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
             self._durations.append(outcome.ended - outcome.started)
             counts.first_started = min(outcome.started, counts.first_started or outcome.started)
             counts.last_ended = max(outcome.ended, counts.last_ended or outcome.ended)
+
+
+def _watch(settings: Settings) -> Watch | None:
+    """Return who looks at segments while they run."""
+    if settings.on_frames is None and not settings.serves:
+        return None
+    return Watch(
+        every=settings.batch_frames,
+        # A walker whose segment ends early would carry its weight to another time than the others.
+        may_stop=not settings.is_ensemble,
+        on_frames=settings.on_frames,
+        here=str(Path.cwd()),
+        timeout_s=settings.hook_timeout,
+        imd_host=(settings.imd_host or "127.0.0.1") if settings.serves else None,
+        when_slow=settings.stream_when_slow,
+        command=settings.stream_command,
+    )

@@ -256,6 +256,8 @@ class Counts:
 
     Attributes
     ----------
+    watched
+        Batches of frames that the user's function was called with, calls that failed, segments that it stopped.
     first_started, last_ended
         Of the segments of this process (UNIX seconds); those of earlier ones took ``span_before_s``.
     sent_before, segments_before
@@ -269,6 +271,7 @@ class Counts:
     inferences: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     quarantined: int = 0
+    watched: Counter[str] = field(default_factory=Counter)
     compute_s: dict[tuple[str, Topic], float] = field(default_factory=lambda: defaultdict(float))
     first_started: float | None = None
     last_ended: float | None = None
@@ -348,7 +351,6 @@ class CampaignState:
         self.holds = Holds()
         self.proxies_left = 0
         self.counts = Counts()
-        self.target_segments = settings.target_segments
         self.quarantine: set[Origin] = set()
         self.candidates: CandidateSet | None = None
         self.frames_to_look_at: deque[tuple[int, Ref]] = deque()
@@ -407,6 +409,12 @@ class CampaignState:
         """Return what is to be done, and start a new list."""
         outbox, self.outbox = self.outbox, Outbox()
         return outbox
+
+    @property
+    def target_segments(self) -> int | None:
+        """After how many segments the campaign has what it was asked for, if the coming ones run to their ends."""
+        left = self.settings.segments_left(self.counts.segments, self.counts.simulated_ps)
+        return None if left is None else self.counts.segments + left
 
     @property
     def elapsed_s(self) -> float:

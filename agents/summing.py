@@ -90,6 +90,7 @@ def summarise(
         },
         weighted_ensemble=ensembles,
         hooks={word: state.ledger.n_tasks("hook", word) for word in ("complete", "fizzled")},
+        on_frames={word: counts.watched[word] for word in ("batches", "failed", "stopped")},
     )
 
 

@@ -206,7 +206,7 @@ def _share(step: Step) -> np.ndarray:
 def _chignolin(session: Session) -> dict[str, Figure]:
     native = session.folder / "native.pdb"
     native.write_text(peptide_pdb("YYDPETGTWY", phi_deg=NATIVE_PHI, psi_deg=NATIVE_PSI))
-    seeds, total_ps = (SEEDS[:1], 40.0) if session.quick else (SEEDS[:5], 400.0)
+    seeds, total_ps = (SEEDS[:1], 40.0) if session.quick else (SEEDS[:4], 300.0)
     prepared = prepare(
         SystemSpec("chignolin", sequence="YYDPETGTWY", features="name CA", target=str(native), target_flag="--pcoord")
     )

@@ -72,7 +72,9 @@ class Command:
     segments
         Of these only.
     out
-        The directory that an export is written to; None for the run's own.
+        The directory that an export is written to; None for the run's own, or one in it.
+    replica
+        The ensemble that an export is of.
     sweep
         The text of a table of flag values, each of whose rows is a campaign.
     several
@@ -88,6 +90,7 @@ class Command:
     flags: Mapping[str, object] = field(default_factory=dict)
     segments: tuple[int, ...] = ()
     out: Path | None = None
+    replica: int = 0
     sweep: str | None = None
     several: Mapping[str, Settings] = field(default_factory=dict)
 
@@ -103,6 +106,9 @@ class Command:
         assert self.run is not None  # as every verb has one that is about it
         return self.run
 
+
+# What flags take that are no settings and take no path.
+_TAKEN = {"--segment": "the id of a segment", "--replica": "the number of an ensemble"}
 
 # Other words for a setting.
 _ALIASES = {"min_free_mb": ("--min-free",)}
@@ -207,12 +213,21 @@ def _export(run: Path, given: dict[str, object]) -> Command:
     if not given.get("west_cfg"):
         raise BadInput("export is not told what to write: give --west-cfg")
     out = given.get("out")
-    return Command("export", run=run, out=Path(out).absolute() if isinstance(out, str) else None)
+    return Command(
+        "export",
+        run=run,
+        out=Path(out).absolute() if isinstance(out, str) else None,
+        replica=_whole(str(given.get("replica", 0)), "--replica", "ensemble: give its number"),
+    )
 
 
 def _segment_id(text: str) -> int:
+    return _whole(text, "--segment", "segment: give its id")
+
+
+def _whole(text: str, option: str, wanted: str) -> int:
     if not text.isdecimal():
-        raise BadInput(f"--segment {shown(text)} is no segment: give its id, a whole number from 0")
+        raise BadInput(f"{option} {shown(text)} is no {wanted}, a whole number from 0")
     return int(text)
 
 
@@ -233,7 +248,7 @@ def _about_misuse(error: argparse.ArgumentError, argv: Sequence[str]) -> str:
     field = Settings.model_fields.get(option.strip("-").replace("-", "_"))
     if not error.message.startswith("expected"):
         return f"{option} takes no value ({error.message}): give the flag alone"
-    taken = wanted(field) if field else "a path"
+    taken = wanted(field) if field else _TAKEN.get(option, "a path")
     if field and n_values(field) > 1:
         return f"{option} lacks a value: give {taken}"
     follower = next((after for before, after in pairwise(argv) if before == option), None)
@@ -321,7 +336,14 @@ def _add_general_flags(parser: argparse.ArgumentParser, verb: Verb) -> None:
             action="store_true",
             help="a west.cfg, for WESTPA's tools to read the run's west.h5 (which holds pickles: of a run you trust)",
         )
-        general.add_argument("--out", metavar="DIR", help="write there (default: into the run directory)")
+        general.add_argument(
+            "--replica", metavar="N", help="for the N-th further ensemble of --replicas (default: 0, the first)"
+        )
+        general.add_argument(
+            "--out",
+            metavar="DIR",
+            help="write there (default: into the run directory; of a further ensemble into its west-N/)",
+        )
     if verb in ("start", "probe"):
         general.add_argument(
             "--config",

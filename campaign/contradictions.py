@@ -28,6 +28,8 @@ def contradictions(settings: Settings) -> Iterator[str]:
     yield from _solvent(settings)
     yield from _platform(settings)
     yield from _frames(settings)
+    yield from _batches(settings)
+    yield from _imd(settings)
     yield from _equilibration(settings)
     yield from _learning(settings)
     yield from _ensemble(settings)
@@ -118,6 +120,32 @@ def _frames(settings: Settings) -> Iterator[str]:
         )
 
 
+def _batches(settings: Settings) -> Iterator[str]:
+    every_ps, frame_ps, segment_ps = settings.stream_every_ps, settings.frame_ps, settings.segment_ps
+    if every_ps is None:
+        return
+    if settings.on_frames is None:
+        yield f"--stream-every-ps {every_ps:g} is how often --on-frames is called: add that, or drop this"
+    ratio = every_ps / frame_ps
+    n_frames = max(1, round(ratio))
+    if abs(ratio - n_frames) > _RATIO_TOLERANCE * n_frames:
+        yield (
+            f"--stream-every-ps {every_ps:g} is no multiple of --frame-ps {frame_ps:g}: "
+            f"give --stream-every-ps {n_frames * frame_ps:g} ({n_frames} frames)"
+        )
+    if every_ps > segment_ps * (1 + _RATIO_TOLERANCE):
+        yield f"--stream-every-ps {every_ps:g} is longer than --segment-ps {segment_ps:g}: give less"
+
+
+def _imd(settings: Settings) -> Iterator[str]:
+    if settings.serves:
+        return
+    if settings.imd_host is not None:
+        yield f"--imd-host {shown(settings.imd_host)} is where --imd listens: add that, or drop this"
+    if settings.stream_when_slow != "drop":
+        yield f"--stream-when-slow {settings.stream_when_slow} is about clients of --imd: add that, or drop this"
+
+
 def _equilibration(settings: Settings) -> Iterator[str]:
     shortest_ps = 4 * settings.timestep_fs / 1000
     # A hair of tolerance, as above.
@@ -193,7 +221,8 @@ def _patience(settings: Settings) -> Iterator[str]:
             f"--min-segment-seconds {settings.min_segment_seconds:g} leaves every segment to run into "
             f"--task-timeout {settings.task_timeout:g}: raise the second or lower the first"
         )
-    if settings.has_hooks and settings.hook_timeout >= settings.task_timeout:
+    calls = settings.has_hooks or settings.on_frames is not None
+    if calls and settings.hook_timeout >= settings.task_timeout:
         yield (
             f"--hook-timeout {settings.hook_timeout:g} leaves a hook to run into --task-timeout "
             f"{settings.task_timeout:g}: raise the second or lower the first"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from campaign.live_settings import LiveSettings
 from campaign.settings import Settings
 from campaign.summary import Summary, describe
 
@@ -19,10 +20,13 @@ def control_settings(settings: Settings, segments: int, equilibrated: Path | Non
     length = {"max_segments": segments, "max_ns": None, "max_minutes": None}
     plain = {"policy": "plain", "control": False, "min_model_versions": 0, "aae_weights": None, "no_retrain": False}
     hooks = dict.fromkeys(("before_segment", "after_segment", "after_campaign", "continue_until"))
+    unwatched = {name: field.default for name, field in LiveSettings.model_fields.items()}
     # Its trajectories go to its directory at once: a scratch of its own would outlive that of the campaign.
     direct = {"scratch": None, "gather_every": None, "stage_env": None}
     begun = {} if equilibrated is None else {"start": [equilibrated], "minimise": False, "equilibrate_ps": 0.0}
-    return Settings.model_validate({**settings.as_config(), **length, **plain, **hooks, **direct, **begun})
+    return Settings.model_validate(
+        {**settings.as_config(), **length, **plain, **hooks, **unwatched, **direct, **begun}
+    )
 
 
 def comparison(steered: Summary, plain: Summary) -> str:

@@ -144,14 +144,25 @@ def announcement(settings: Settings, prepared: PreparedSystem, log: Path) -> str
     )
 
 
-def cautions(settings: Settings, platform: str, slots: int) -> Iterator[str]:
-    """Yield what a user may not have meant."""
+def cautions(settings: Settings, platform: str, slots: int, walkers: int) -> Iterator[str]:
+    """Yield what a user may not have meant.
+
+    Parameters
+    ----------
+    walkers
+        At most.
+    """
     if settings.segments_per_device is not None and platform not in GPU_PLATFORMS:
         yield (
             f"--segments-per-device {settings.segments_per_device}: OpenMM's platform {platform} uses no device; "
             "install its plugin for yours (pip install OpenMM[cuda12]), or name a --platform"
         )
-    if settings.walkers < slots:
+    if settings.is_ensemble and walkers < slots:
+        yield (
+            f"{walkers} walkers, were every bin reached, keep only {walkers} of {slots} workers busy: give more "
+            "--bins, --walkers-per-bin or --replicas"
+        )
+    elif walkers < slots:
         yield f"--walkers {settings.walkers} keeps only {settings.walkers} of {slots} workers busy: give {2 * slots}"
 
 

@@ -23,7 +23,7 @@ def check_hook(flag: str, hook: str) -> None:
     if is_name(hook):
         _check_function(flag, hook, "run", "segment")
     else:
-        _check_command(flag, hook)
+        check_command(flag, hook, "module:function, or ")
 
 
 def check_predicate(flag: str, hook: str) -> None:
@@ -37,6 +37,21 @@ def check_predicate(flag: str, hook: str) -> None:
     if not is_name(hook):
         raise _refusal(flag, hook, "it names no function", "give module:function, which takes a segment")
     _check_function(flag, hook, "segment")
+
+
+def check_onlooker(flag: str, hook: str) -> None:
+    """Refuse what is no function of frames, their times and boxes.
+
+    Raises
+    ------
+    BadInput
+        With the reason and a remedy.
+    """
+    if not is_name(hook):
+        raise _refusal(
+            flag, hook, "it names no function", "give module:function, which takes frames, times and boxes"
+        )
+    _check_function(flag, hook, "frames", "times_ps", "box")
 
 
 def _check_function(flag: str, hook: str, *arguments: str) -> None:
@@ -53,8 +68,15 @@ def _check_function(flag: str, hook: str, *arguments: str) -> None:
         raise _refusal(flag, hook, f"it cannot be called so ({error})", wanted) from error
 
 
-def _check_command(flag: str, hook: str) -> None:
-    remedy = "give module:function, or a command whose first word is a program on PATH or the path of one"
+def check_command(flag: str, hook: str, otherwise: str = "") -> None:
+    """Refuse what is no command of a program that is here; ``otherwise`` is what else it might have been.
+
+    Raises
+    ------
+    BadInput
+        With the reason and a remedy.
+    """
+    remedy = f"give {otherwise}a command whose first word is a program on PATH or the path of one"
     try:
         words = shlex.split(hook)
     except ValueError as error:

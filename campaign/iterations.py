@@ -57,17 +57,15 @@ class Past:
 
 
 def record(ledger: Ledger, boundary: Boundary) -> None:
-    """Write an iteration into the open transaction.
+    """Write an iteration, whose weights and lineage were checked when it was made, into the open transaction.
 
     Raises
     ------
     BrokenEnsemble
-        When it cannot be right.
+        When there is not one segment and one coordinate per walker.
     """
     ended, replica = boundary.ended, boundary.replica
     iteration, resampled = ended.iteration, ended.resampled
-    iteration.check()
-    resampled.following.check(len(iteration.weights))
     number, n = iteration.number, len(iteration.weights)
     if not len(boundary.segment_ids) == len(ended.pcoord) == n:
         raise BrokenEnsemble(f"iteration {number}: {n} walkers, and not as many segments and coordinates")

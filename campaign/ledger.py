@@ -433,6 +433,12 @@ class Ledger:
             for (line,) in rows:
                 yield line
 
+    def last_record(self, topic: str, task_id: int, word: str) -> str | None:
+        """Return the newest trace line of a task with that word in it; None where there is none."""
+        told = "SELECT line FROM record WHERE topic = ? AND task_id = ? AND instr(line, ?) ORDER BY id DESC LIMIT 1"
+        row = self._db.execute(told, (topic, task_id, word)).fetchone()
+        return None if row is None else str(row[0])
+
     def n_records(self, topic: str) -> int:
         """Return how many trace lines a topic has."""
         return int(self._db.execute("SELECT count(*) FROM record WHERE topic = ?", (topic,)).fetchone()[0])

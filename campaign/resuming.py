@@ -13,6 +13,7 @@ from typing import Any
 from campaign.archives import split
 from campaign.flags import flag, note, shown
 from campaign.ledger import ON_SCRATCH, check_ledger, meta_of, read_ledger
+from campaign.live_settings import LIVE
 from campaign.rundir import PARAMS, SUMMARY, RunDirectory
 from campaign.settings import Settings
 from campaign.stores import kind_of
@@ -22,7 +23,7 @@ from tasks.files import sha256, staged_files
 from tasks.messages import FileRecord, StoreKind
 
 # Of these groups everything may change from one process to the next, of the others what is named here.
-_FREE_GROUPS = frozenset({"compute", "network", "ProxyStore", "limits", "hooks"})
+_FREE_GROUPS = frozenset({"compute", "network", "ProxyStore", "limits", "hooks", LIVE})
 _FREE = frozenset({"platform", "min_segment_seconds"})
 _BOUND = frozenset({"control", "ps_file_dir", "scratch"})
 
@@ -60,6 +61,7 @@ class Standing:
     settings: Mapping[str, Any]
     last_run_id: str | None
     segments: int
+    simulated_ps: float
     model_version: int
     began: bool
     store_kinds: frozenset[StoreKind]
@@ -71,13 +73,13 @@ class Standing:
         """Return whether the campaign has all that these settings ask for; ``flags`` are those given now."""
         if not self.left_in_order:
             return False
-        target = settings.target_segments
+        left = settings.segments_left(self.segments, self.simulated_ps)
         if self.until == list(settings.ends):
             return self.status == "complete"
-        if target is None:
+        if left is None:
             reached = not flags.keys() & {"max_minutes", "max_iterations"} and self.until is None
         else:
-            reached = self.segments >= target
+            reached = left <= 0
         return self.status == "complete" and reached and self.model_version >= settings.min_model_versions
 
 
@@ -104,6 +106,7 @@ def standing(run_dir: RunDirectory) -> Standing:
         meta.get("settings") or told_settings(run_dir),
         last["run_id"] if _was_here(last, run_dir.path) else None,
         told.get("segments", 0),
+        told.get("simulated_ps", 0.0),
         told.get("model_version", 0),
         kept is not None,
         frozenset(kind for (text,) in needed for name, _ in addresses(text) if (kind := kind_of(name)) is not None),

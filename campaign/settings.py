@@ -24,6 +24,7 @@ from campaign.contradictions import contradictions
 from campaign.ensemble_settings import ENSEMBLE, EnsembleSettings
 from campaign.flags import flag, shown, unknown, wanted
 from campaign.hooks import check_hook, check_predicate
+from campaign.live_settings import LIVE, LiveSettings
 from campaign.setting import setting
 from policies import CHOICES, POLICIES, TARGET, Policy, measure, policy, target_file
 from tasks.coordinate import coordinate_kind, rmsd_file
@@ -33,7 +34,7 @@ from tasks.messages import Dynamics, Novelty, Precision, Solvent, Topic
 Backend = Literal["file", "redis", "globus", "endpoint", "none"]
 Platform = Literal["auto", "Reference", "CPU", "CUDA", "OpenCL", "HIP"]
 
-GROUPS = ("problem", "learning", "weighted ensemble", "compute", "network", "ProxyStore", "limits", "hooks")
+GROUPS = ("problem", "learning", "weighted ensemble", "compute", "network", "ProxyStore", "limits", "hooks", LIVE)
 
 # Each of these names the molecule, so only one of them may be given.
 MOLECULE = frozenset({"system", "sequence", "pdb", "amber", "gromacs", "openmm_system"})
@@ -61,7 +62,7 @@ _BACKEND_CHOICE = "file where both ends share the run directory, else redis"
 _LONGEST_S = 1e7
 
 
-class Settings(EnsembleSettings):
+class Settings(EnsembleSettings, LiveSettings):
     """What a campaign is told to do; equal settings describe equal campaigns.
 
     A None among the given values counts as not given. Defaults that depend on other settings are settled when the
@@ -455,7 +456,9 @@ class Settings(EnsembleSettings):
     continue_until: str | None = setting(
         "hooks", None, "end the campaign once module:function returns True for a segment", metavar="MODULE:FUNCTION"
     )
-    hook_timeout: float = setting("hooks", 600.0, "wall time that a hook may take", "s", gt=0, le=_LONGEST_S)
+    hook_timeout: float = setting(
+        "hooks", 600.0, "wall time that a hook may take, or a call for a batch of frames", "s", gt=0, le=_LONGEST_S
+    )
     hook_workers: int = setting("hooks", 1, "hooks that run at once, on the submit host", "workers", ge=1)
 
     @model_validator(mode="wrap")
@@ -625,13 +628,31 @@ class Settings(EnsembleSettings):
         )
 
     @property
+    def batch_frames(self) -> int:
+        """Frames of a batch that is looked at while a segment runs."""
+        dynamics = self.dynamics("")
+        if self.stream_every_ps is None:
+            return max(1, dynamics.n_frames // 10)
+        return round(self.stream_every_ps / self.frame_ps)
+
+    @property
     def target_segments(self) -> int | None:
-        """After how many segments the campaign has what it was asked for; None where only time ends it."""
-        limits = [] if self.max_segments is None else [self.max_segments]
+        """After how many whole segments the campaign has what it was asked for; None where only time ends it."""
+        return self.segments_left(0, 0.0)
+
+    def segments_left(self, segments: int, simulated_ps: float) -> int | None:
+        """Return how many whole segments are missing to what was asked for; None where only time ends it.
+
+        Parameters
+        ----------
+        segments, simulated_ps
+            What there is: less of the second than as many whole segments have, where some ended early.
+        """
+        left = [] if self.max_segments is None else [self.max_segments - segments]
         if self.max_ns is not None:
             # Times are sums of binary fractions: do not run another segment for the last digit.
-            limits.append(math.ceil(1000 * self.max_ns / self.dynamics("").segment_ps - 1e-6))
-        return min(limits, default=None)
+            left.append(math.ceil((1000 * self.max_ns - simulated_ps) / self.dynamics("").segment_ps - 1e-6))
+        return min(left, default=None)
 
     def as_config(self) -> dict[str, JsonValue]:
         """Return every setting for `params.json`; read back through ``--config`` it gives equal settings."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from campaign.filesystem import in_use_by
 from campaign.ledger import FIRST_OTHER_ID, OF_THE_SITE, meta_of, read_ledger
 from campaign.rundir import LEDGER
+from tasks.announce import announced
 from tasks.errors import BadInput
 
 # Failures are told by the newest so many.
@@ -63,6 +64,7 @@ class Status:
     segments_per_hour: float | None
     errors: list[dict[str, Any]]
     iterations: list[int]
+    live: list[dict[str, Any]]
 
     def as_dict(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
@@ -91,6 +93,8 @@ class Status:
             yield f"  attempts at {kind}: {told}"
         if self.iterations:
             yield f"  iterations that ended: {', '.join(map(str, self.iterations))}"
+        for served in self.live:
+            yield f"  segment {served['segment_id']} is live at {served['url']}"
         yield (
             f"  {self.lost} lost runs, {self.quarantined_starts} quarantined starts, "
             f"{self.processes} processes so far"
@@ -165,7 +169,18 @@ def _status(run: Path, db: sqlite3.Connection) -> Status:
         segments_per_hour=_rate(db),
         errors=_errors(db),
         iterations=_iterations(db),
+        live=_live(run, db),
     )
+
+
+def _live(run: Path, db: sqlite3.Connection) -> list[dict[str, Any]]:
+    """Return the attempts of segments that are out, and served to IMD clients."""
+    out = "SELECT 1 FROM attempt WHERE task_id = ? AND number = ? AND outcome IS NULL"
+    return [
+        {**asdict(served), "url": served.url}
+        for served in announced(run)
+        if db.execute(out, (served.segment_id, served.attempt)).fetchone()
+    ]
 
 
 def _word(run: Path, noted: str) -> str:

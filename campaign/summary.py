@@ -82,6 +82,7 @@ class Summary:
     sites: dict[str, list[str]]
     weighted_ensemble: EnsembleSummary | None = None
     hooks: dict[str, int] = field(default_factory=lambda: {"complete": 0, "fizzled": 0})
+    on_frames: dict[str, int] = field(default_factory=lambda: {"batches": 0, "failed": 0, "stopped": 0})
     schema: int = field(default=1)
 
     def as_dict(self) -> dict[str, Any]:
@@ -112,6 +113,11 @@ class Summary:
             told.append(f"failed attempts: {kinds or 'none'}; quarantined starts: {self.quarantined}")
         if any(self.hooks.values()):
             told.append(f"hooks: {self.hooks['complete']} complete, {self.hooks['fizzled']} given up")
+        if any(self.on_frames.values()):
+            told.append(
+                f"frames looked at in {self.on_frames['batches']} batches: {self.on_frames['failed']} failed, "
+                f"{self.on_frames['stopped']} segments ended early"
+            )
         if self.weighted_ensemble is not None:
             told += self.weighted_ensemble.lines()
         if self.coverage is not None:

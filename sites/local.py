@@ -121,15 +121,8 @@ def is_here(executor: ParslExecutor) -> bool:
 
 
 def submit_host(resources: Resources, n_workers: int = 1) -> HighThroughputExecutor:
-    """Return the submit host's own executor: for data that have to be moved between stores, and for hooks.
-
-    What the user's shell can import, hooks can.
-    """
-    provider = _provider(REACHES_ALL)
-    theirs = os.environ.get("PYTHONPATH")
-    if theirs:
-        provider.worker_init += f"\nexport PYTHONPATH=$PYTHONPATH:{shlex.quote(theirs)}"
-    return htex("host", provider, resources, workers_per_node=n_workers)
+    """Return the submit host's own executor: for data that have to be moved between stores, and for hooks."""
+    return htex("host", _provider(REACHES_ALL), resources, workers_per_node=n_workers)
 
 
 def _provider(
@@ -138,5 +131,8 @@ def _provider(
     shared: Sequence[str] = (),
     unpacking: Sequence[str] = (),
 ) -> LocalProvider:
-    worker_init = worker_environment(reaches, CHECKOUT, shared, pinned=bool(devices), unpacking=unpacking)
-    return LocalProvider(init_blocks=1, min_blocks=1, max_blocks=1, worker_init=f"{_GIVE_WAY}\n{worker_init}")
+    """Return what starts workers on this machine; what the user's shell can import, they can."""
+    lines = [_GIVE_WAY, worker_environment(reaches, CHECKOUT, shared, pinned=bool(devices), unpacking=unpacking)]
+    if theirs := os.environ.get("PYTHONPATH"):
+        lines.append(f"export PYTHONPATH=$PYTHONPATH:{shlex.quote(theirs)}")
+    return LocalProvider(init_blocks=1, min_blocks=1, max_blocks=1, worker_init="\n".join(lines))

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shlex
 import signal
 import subprocess
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 from typing import IO, Any
 
 import numpy as np
@@ -24,6 +20,7 @@ from tasks.errors import HookFailed
 from tasks.messages import HookResult, HookSpec
 from tasks.named import NotFound, import_named, is_name, told
 from tasks.transport import PASSWORD_VARIABLE
+from tasks.user_code import TimeIsUp, bounded, is_number, numbers
 
 # What `--continue-until` returns is kept under this name.
 REACHED = "reached"
@@ -52,12 +49,12 @@ def run_hook(spec: HookSpec) -> HookResult:
 
 def _call(spec: HookSpec) -> dict[str, float]:
     try:
-        with _bounded(spec):
+        with bounded(spec.timeout_s):
             function: Callable[..., Any] = import_named(spec.hook, spec.here)
             if spec.moment == "continue-until":
                 return _answer(spec, function(spec.segment))
             return _numbers(spec, function(Path(spec.run_dir), spec.segment))
-    except _TimeIsUp:
+    except TimeIsUp:
         raise _too_long(spec) from None
     except NotFound as error:
         raise _failed(spec, f"cannot be used, for {error}") from error
@@ -74,46 +71,10 @@ def _answer(spec: HookSpec, returned: object) -> dict[str, float]:
 
 
 def _numbers(spec: HookSpec, returned: object) -> dict[str, float]:
-    """Return what a function returned as plain numbers; None stands for none."""
-    if returned is None:
-        return {}
-    if not isinstance(returned, Mapping) or not all(
-        isinstance(name, str) and _is_number(value) for name, value in returned.items()
-    ):
-        raise _failed(spec, f"returned {returned!r:.200}: return a dictionary of names and finite numbers, or None")
-    return {name: float(value) for name, value in returned.items()}
-
-
-def _is_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        return False
     try:
-        return math.isfinite(float(value))
-    except OverflowError:  # a whole number beyond what SQLite's REAL holds
-        return False
-
-
-class _TimeIsUp(BaseException):
-    """Not an `Exception`, which the user's own code may catch."""
-
-
-@contextmanager
-def _bounded(spec: HookSpec) -> Iterator[None]:
-    """Interrupt what takes too long, where a signal can: elsewhere the task's own deadline is the bound."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise _TimeIsUp
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, spec.timeout_s)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        return numbers(returned)
+    except TypeError as error:
+        raise _failed(spec, str(error)) from None
 
 
 def _run_command(spec: HookSpec) -> dict[str, float]:
@@ -168,7 +129,7 @@ def _printed(line: str) -> dict[str, float]:
         told_values = json.loads(line)
     except ValueError:
         return {}
-    if not isinstance(told_values, dict) or not all(map(_is_number, told_values.values())):
+    if not isinstance(told_values, dict) or not all(map(is_number, told_values.values())):
         return {}
     return {name: float(value) for name, value in told_values.items()}
 

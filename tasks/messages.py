@@ -9,12 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tasks.imd_bounds import ImdCounts
+
 Topic = Literal["equilibrate", "simulate", "infer", "coordinate", "train", "move", "gather", "hook"]
 StoreKind = Literal["file", "redis", "globus", "endpoint", "inline"]
 Embedding = Literal["aae", "pca", "none"]
 Candidates = Literal["novel", "nearest", "uniform", "none"]
 Novelty = Literal["sparsity", "lof", "least-counts"]
 Precision = Literal["single", "mixed", "double"]
+WhenSlow = Literal["drop", "wait"]
 Solvent = Literal["implicit", "explicit", "vacuum"]
 Role = Literal["md", "ml", "host"]
 Cargo = tuple[Literal["frames", "offer", "basis"], int]
@@ -212,6 +215,74 @@ class Coordinate:
 
 
 @dataclass(frozen=True, slots=True)
+class Watch:
+    """Who looks at a segment while it runs (`tasks.live`).
+
+    Attributes
+    ----------
+    every
+        Frames of a batch.
+    may_stop
+        Whether they may end the segment.
+    on_frames, here
+        The user's function, as ``module:function``, and where the campaign was started: its modules can be imported.
+    timeout_s
+        What a call may take.
+    imd_host
+        Address that IMD clients may connect to; None for no server.
+    when_slow
+        Whether a frame that a client has no room for is dropped, or waits.
+    command
+        The user's, which runs beside the segment as a client; needs ``imd_host``.
+    """
+
+    every: int
+    may_stop: bool
+    on_frames: str | None = None
+    here: str = ""
+    timeout_s: float = 0.0
+    imd_host: str | None = None
+    when_slow: WhenSlow = "drop"
+    command: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the user's function said of a batch of frames, which ends ``until_ps`` after its segment began."""
+
+    until_ps: float
+    values: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What came of looking at a segment while it ran.
+
+    Attributes
+    ----------
+    n_batches, n_failed
+        That the user's function was called with, and of these the calls that failed, for the first time by ``error``.
+    stopped
+        Whether it ended the segment.
+    seen, n_left_out
+        Values of the newest batches, and for how many more there was no room.
+    imd
+        What clients of its IMD server did; None where there was none.
+    command
+        How the command beside it ended (``exit code 0``, ``signal SIGTERM``); None where there was none.
+    """
+
+    n_batches: int = 0
+    n_failed: int = 0
+    error: str | None = None
+    stopped: bool = False
+    seen: tuple[Seen, ...] = ()
+    n_left_out: int = 0
+    imd: ImdCounts | None = None
+    command: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SegmentSpec:
     """One segment to run; equal specs give equal dynamics (``attempt`` plays no part).
 
@@ -235,6 +306,8 @@ class SegmentSpec:
         Progress coordinate to compute, or to leave the learning site what it needs for; None for neither.
     replica
         Of weighted ensembles side by side, the one that it belongs to.
+    watch
+        Who looks at it while it runs; None for nobody.
     """
 
     segment_id: int
@@ -255,6 +328,7 @@ class SegmentSpec:
     scratch: Scratch | None = None
     coordinate: Coordinate | None = None
     replica: int = 0
+    watch: Watch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +347,8 @@ class SegmentResult:
     pcoord
         Progress coordinate (n_frames + 1, n_dimensions) of the start and of each frame, float32
         (`tasks.coordinate.unpack_pcoord`); empty where none was asked for, or a model is needed.
+    watched
+        What came of looking at it while it ran; None where nobody did.
     """
 
     segment_id: int
@@ -288,6 +364,7 @@ class SegmentResult:
     seconds: dict[str, float]
     archive: Archive | None = None
     pcoord: bytes = b""
+    watched: Watched | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 
@@ -26,7 +26,8 @@ from tasks.engine import (
 from tasks.errors import CoordinateFailed
 from tasks.gather import gather_when_due
 from tasks.indices import Indices
-from tasks.messages import SegmentResult, SegmentSpec
+from tasks.live import Audience
+from tasks.messages import Dynamics, SegmentResult, SegmentSpec
 from tasks.trajectory import write_trajectory
 from tasks.transport import fetch, ship
 
@@ -54,19 +55,22 @@ def begin_segment(spec: SegmentSpec) -> Callable[[], SegmentResult]:
     """
     began = time.perf_counter()
     engine = warm_engine(spec.system, spec.system_id, spec.dynamics)
-    with nan_named(_name(spec)):
+    with ExitStack() as stack, nan_named(_name(spec)):
         start = fetch(spec.start)
         engine.begin(start, spec.start_row, spec.dynamics, spec.seed)
         ready = time.perf_counter()
-        frames, temperature = _integrate(engine, spec)
+        audience = _audience(engine, spec, stack)
+        frames, temperature = _integrate(engine, spec.dynamics, audience)
         energy, end = _end_state(engine)
-    positions = frames["positions"]
-    refuse_not_finite(_name(spec), {"energy": energy, "coordinates": positions, "velocities": end["velocities"]})
-    integrated = time.perf_counter()
-    time.sleep(max(0.0, spec.dynamics.min_seconds - (integrated - began)))
+        positions = frames["positions"]
+        refuse_not_finite(_name(spec), {"energy": energy, "coordinates": positions, "velocities": end["velocities"]})
+        integrated = time.perf_counter()
+        _pad(began, spec.dynamics, len(positions))
+        audience_stays = stack.pop_all()
 
     def finish() -> SegmentResult:
         turned = time.perf_counter()
+        audience_stays.close()
         with _failure_named(spec):
             pcoord, start_points = _observe(engine.indices, spec, start, frames)
         observed = time.perf_counter()
@@ -80,7 +84,7 @@ def begin_segment(spec: SegmentSpec) -> Callable[[], SegmentResult]:
             attempt=spec.attempt,
             n_frames=len(positions),
             n_atoms=positions.shape[1],
-            simulated_ps=spec.dynamics.segment_ps,
+            simulated_ps=len(positions) * spec.dynamics.frame_steps * spec.dynamics.timestep_ps,
             potential_energy_kj_mol=energy,
             mean_temperature_K=temperature,
             frames=frames_ref,
@@ -96,29 +100,52 @@ def begin_segment(spec: SegmentSpec) -> Callable[[], SegmentResult]:
             },
             archive=archive,
             pcoord=pcoord,
+            watched=None if audience is None else audience.watched(),
         )
 
     return finish
 
 
-def _integrate(engine: Engine, spec: SegmentSpec) -> tuple[dict[str, np.ndarray], float]:
+def _audience(engine: Engine, spec: SegmentSpec, stack: ExitStack) -> Audience | None:
+    """Return who looks at a segment, until the stack is closed."""
+    if spec.watch is None:
+        return None
+    audience = Audience(spec, spec.watch, engine.stored_indices, periodic=engine.periodic)
+    stack.callback(audience.leave)
+    return audience
+
+
+def _integrate(engine: Engine, dynamics: Dynamics, audience: Audience | None) -> tuple[dict[str, np.ndarray], float]:
     """Return the frames, and the mean temperature in K over them.
 
-    Frames are ``positions`` (n_frames, n_atoms, 3) float32 in nm, and ``box`` (n_frames, 3, 3) alike if there is one.
+    Frames are ``positions`` (n_frames, n_atoms, 3) float32 in nm, and ``box`` (n_frames, 3, 3) alike if there is one;
+    fewer than were asked for where the audience ends the segment.
     """
-    dynamics = spec.dynamics
+    began = time.perf_counter()
     positions = np.empty((dynamics.n_frames, len(engine.masses), 3), dtype=np.float32)
     boxes = np.empty((dynamics.n_frames, 3, 3), dtype=np.float32)
     temperatures = 0.0
-    for frame, box in zip(positions, boxes, strict=True):
+    for n_frames, (frame, box) in enumerate(zip(positions, boxes, strict=True), start=1):
         engine.integrator.step(dynamics.frame_steps)
         state = engine.context.getState(positions=True, velocities=True)
         frame[:] = positions_of(state)
         if engine.periodic:
             box[:] = box_of(state)
         temperatures += engine.temperature(velocities_of(state))
+        if audience is not None:
+            _pad(began, dynamics, n_frames)
+            audience.see(positions[:n_frames], boxes[:n_frames] if engine.periodic else None)
+            if audience.stopped:
+                break
+    positions, boxes = positions[:n_frames], boxes[:n_frames]
     frames = {"positions": positions, "box": boxes} if engine.periodic else {"positions": positions}
-    return frames, temperatures / dynamics.n_frames
+    return frames, temperatures / n_frames
+
+
+def _pad(began: float, dynamics: Dynamics, n_frames: int) -> None:
+    """Wait as long as a slower engine would have taken for so many frames."""
+    wanted_s = dynamics.min_seconds * n_frames / dynamics.n_frames
+    time.sleep(max(0.0, wanted_s - (time.perf_counter() - began)))
 
 
 def _observe(

@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 
 from campaign.rundir import write_whole
-from campaign.west.file import WEST
+from campaign.west.file import WEST, replicas_in, west_name
 from tasks.errors import BadInput
 
 CONFIG = "west.cfg"
@@ -56,35 +56,64 @@ class _Told:
         return "STEADY" if len(self.targets) else "EQUILIBRIUM"
 
 
-def export_config(run: Path, out: Path | None = None) -> Path:
-    """Write a west.cfg into a run's directory, or another with a link to west.h5 beside it, and return it.
+def export_config(run: Path, out: Path | None = None, replica: int = 0) -> Path:
+    """Write a west.cfg with which WESTPA's tools read an ensemble of a run, and return it.
 
     WESTPA's tools take the west.h5 where they are run, whatever west.cfg says: they ask for it before they read that.
+    So every ensemble but the first has a directory of its own in the run's (``west-1``, ...), with a link west.h5.
+
+    Parameters
+    ----------
+    out
+        Directory to write to in place of that one; a link to the ensemble's file is left beside.
+    replica
+        The ensemble's number.
 
     Raises
     ------
     BadInput
-        When the run has no west.h5, or the directory has another or cannot be written to.
+        When the run has no such ensemble, or one without a complete iteration, or the directory has another west.h5
+        or cannot be written to.
     """
-    if not (run / WEST).is_file():
-        raise BadInput(f"{run} has no {WEST}: only a campaign with --policy weighted-ensemble has one")
+    west = _west_of(run, replica)
     if out is not None and not out.is_dir():
         raise BadInput(f"--out {out} is no directory: make it first")
+    # Before anything is made.
+    text = _config(west)
+    folder = out or (run if replica == 0 else run / west.stem)
     try:
-        if out is not None and not (out / WEST).exists():
-            (out / WEST).unlink(missing_ok=True)  # a link to a run that was moved
-            (out / WEST).symlink_to((run / WEST).resolve())
-        if out is not None and not (out / WEST).samefile(run / WEST):
-            raise BadInput(f"--out {out} has another {WEST}: give a directory without")
-        return write_config((run if out is None else out) / WEST)
+        folder.mkdir(exist_ok=True)
+        _link(folder, west)
+        write_whole(folder / CONFIG, text.encode())
     except OSError as error:
-        raise BadInput(
-            f"{CONFIG} cannot be written to {out or run} ({error.strerror}): give another --out"
-        ) from error
+        raise BadInput(f"{CONFIG} cannot be written to {folder} ({error.strerror}): give another --out") from error
+    return folder / CONFIG
 
 
-def write_config(west: Path) -> Path:
-    """Write a west.cfg beside a west.h5, and return it.
+def _west_of(run: Path, replica: int) -> Path:
+    known = replicas_in(run)
+    if not known:
+        raise BadInput(f"{run} has no {WEST}: only a campaign with --policy weighted-ensemble has one")
+    if replica not in known:
+        numbers = " or ".join(map(str, known))
+        raise BadInput(f"--replica {replica} is no ensemble with an iteration that ended in {run}: give {numbers}")
+    return run / west_name(replica)
+
+
+def _link(folder: Path, west: Path) -> None:
+    """Let a directory have an ensemble's file as its west.h5."""
+    link, is_of_run = folder / WEST, folder.samefile(west.parent)
+    # In the run's directory that name is the first ensemble's, even before it has a file.
+    if not is_of_run and not link.exists():
+        link.unlink(missing_ok=True)  # a link to a run that was moved
+        beside = folder.resolve().parent == west.parent.resolve()
+        link.symlink_to(Path("..", west.name) if beside else west.resolve())
+    if not link.exists() or not link.samefile(west):
+        raise BadInput(f"{folder} has another {WEST}: give --out a directory without")
+
+
+def _config(west: Path) -> str:
+    """Return the text of a west.cfg for a file.
 
     Raises
     ------
@@ -95,7 +124,7 @@ def write_config(west: Path) -> Path:
     from campaign.west.bins import as_yaml, stored_bins
 
     mapper = stored_bins(str(west))
-    bins, states = as_yaml(mapper, west.name), _states(mapper, told)
+    bins, states = as_yaml(mapper, WEST), _states(mapper, told)
     content = {
         "west": {
             # Bins other than grids are read by Wayfinder.
@@ -122,10 +151,7 @@ def write_config(west: Path) -> Path:
     head = _HEAD.format(scheme=told.scheme) + _SUBSAMPLE + ("" if len(told.targets) else _NO_TARGET)
     text = yaml.dump(content, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=110)
     # WESTPA wants the type itself.
-    text = text.replace("PCOORD_DTYPE", "!!python/name:numpy.float32")
-    path = west.with_name(CONFIG)
-    write_whole(path, (head + text).encode())
-    return path
+    return head + text.replace("PCOORD_DTYPE", "!!python/name:numpy.float32")
 
 
 class _Dumper(yaml.SafeDumper):

@@ -7,6 +7,7 @@ file says that somebody began to write; who finds it makes the file again, aside
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +23,21 @@ from policies.iteration import Iteration
 
 WEST = "west.h5"
 
+_FURTHER = re.compile(r"west-([1-9][0-9]*)\.h5")
+
 # On file systems without locks HDF5 then goes on without one; HDF5_USE_FILE_LOCKING in the environment still wins.
 _LOCKING = "best-effort"
+
+
+def west_name(replica: int) -> str:
+    """Return how the file of an ensemble is called: ``west.h5``, ``west-1.h5``, ..."""
+    return WEST if replica == 0 else f"west-{replica}.h5"
+
+
+def replicas_in(run: Path) -> list[int]:
+    """Return the numbers of the ensembles whose files lie in a run's directory, in order."""
+    further = (_FURTHER.fullmatch(path.name) for path in run.glob("west-*.h5"))
+    return [0] * (run / WEST).is_file() + sorted(int(found[1]) for found in further if found)
 
 
 class WestBusy(Exception):
@@ -119,7 +133,6 @@ class WestFile:
 
     def rebuild(self, first: Iteration, binning: Binning, series: Iterable[Ended]) -> None:
         """Make the file again from the beginning; until it is whole the one that is there stays."""
-        first.check()
         part = self.path.with_name(f".{self.path.name}.part")
         part.unlink(missing_ok=True)
         try:

@@ -118,7 +118,7 @@ class Ended:
         return starts_of(self.resampled.following, basis, self.pcoord[:, -1])
 
     def check(self, layout: Layout) -> None:
-        """Refuse arrays that do not belong together.
+        """Refuse arrays that do not belong together; iterations are checked when they are made or read.
 
         Raises
         ------
@@ -133,8 +133,6 @@ class Ended:
             raise BrokenEnsemble(f"{where}: {n} walkers, and not as many times, endpoints and bins")
         if self.resampled.following.number != self.iteration.number + 1:
             raise BrokenEnsemble(f"{where} is followed by {self.resampled.following.number}")
-        self.iteration.check()
-        self.resampled.following.check(n)
 
 
 def starts_of(iteration: Iteration, basis: BasisStates, ends: np.ndarray | None = None) -> np.ndarray:

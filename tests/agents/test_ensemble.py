@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from campaign.iterations import fluxes, past
 from campaign.method import Method
 from policies.bins import parse_bins
+from policies.iteration import BrokenEnsemble
 from policies.target import parse_target
 from tasks.coordinate import pack_pcoord
 from tasks.messages import Coordinate, CoordinateResult, CoordinateSpec, SegmentSpec
@@ -213,6 +214,20 @@ def test_weight_that_reaches_the_target_is_recycled(open_ensembles):
         check(campaign)
 
 
+def test_stores_hold_no_more_ends_than_two_for_each_walker_that_there_may_be(open_ensembles):
+    """Which is what a dry run counts."""
+    with open_ensembles(replicas=2, max_iterations=12) as campaign:
+        campaign.begin()
+        n_ends, most_walkers = [], campaign.settings.replicas * campaign.method.most_walkers
+        while campaign.outstanding:
+            campaign.answer(next(iter(campaign.outstanding.values())))
+            n_ends.append(sum(ref.key[0].startswith("end ") for ref in campaign.stored if ref.key))
+        # As many as --walkers would not be enough.
+        assert 2 * campaign.settings.walkers < max(n_ends) <= 2 * most_walkers
+        n_walkers = [len(told.segment_ids) for replica in range(2) for told in campaign.iterations(replica)]
+        assert max(n_walkers) <= campaign.method.most_walkers
+
+
 def test_a_walker_that_fails_with_one_seed_runs_with_another(open_ensembles):
     with open_ensembles(max_iterations=2, max_attempts=2) as campaign:
         campaign.begin()
@@ -249,6 +264,18 @@ def test_one_that_fails_with_both_seeds_stops_the_campaign_which_goes_on_when_re
         assert len(campaign.iterations()) == 3
         weights = [told.iteration.weights.sum() for told in campaign.iterations()]
         np.testing.assert_allclose(weights, 1, atol=1e-12)
+
+
+def test_an_iteration_that_a_process_left_is_taken_up_only_if_its_weights_sum_to_one(open_ensembles):
+    with open_ensembles(max_iterations=3) as campaign:
+        campaign.begin()
+        while not campaign.iterations():
+            campaign.answer(next(iter(campaign.outstanding.values())))
+        told = campaign.ledger.kept("ensemble/0")[""]
+        with campaign.ledger.transaction():
+            campaign.ledger.keep("ensemble/0", {**told, "weights": [1.01 * weight for weight in told["weights"]]})
+        with pytest.raises(BrokenEnsemble, match=r"^iteration 2: weights sum to one \+1\.0e-02$"):
+            campaign.kill()
 
 
 def test_a_straggler_gets_a_second_attempt_and_the_first_result_wins(open_ensembles):

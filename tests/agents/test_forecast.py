@@ -31,9 +31,16 @@ def destinations(
     return {topic: one(topic) for topic in ("simulate", "infer", "train")}
 
 
-def of(prepared: PreparedSystem, n_segments: int, to: dict[Topic, Destination] | None = None, **given) -> Forecast:
+def of(
+    prepared: PreparedSystem,
+    n_segments: int,
+    to: dict[Topic, Destination] | None = None,
+    n_walkers: int | None = None,
+    **given,
+) -> Forecast:
     settings = Settings(max_segments=n_segments, **given)
-    return forecast(settings, prepared, settings.dynamics("Reference"), to or destinations(), n_segments)
+    dynamics, walkers = settings.dynamics("Reference"), n_walkers or settings.walkers
+    return forecast(settings, prepared, dynamics, to or destinations(), n_segments, walkers)
 
 
 @pytest.mark.parametrize(("n_atoms", "n_frames"), [(22, 1), (22, 8), (5, 3), (166, 10)])
@@ -82,6 +89,31 @@ def test_a_billion_segments_are_counted_as_fast_as_one(alanine: PreparedSystem) 
     assert of(alanine, 10**9).disk_bytes["trajectories"] == 10**9 * 3_108
     one = of(alanine, 1)
     assert (one.inferences, one.trainings, one.frames) == (1, 0, 8)
+
+
+@pytest.mark.parametrize(
+    ("pcoord", "learning"),
+    [
+        ("phi-psi", 0),
+        # Two inferences of four, and what piles up while a model is trained.
+        ("aae:0,1", 2 * 4 + 64),
+    ],
+)
+def test_each_walker_of_an_ensemble_keeps_its_start_and_its_end(
+    alanine: PreparedSystem, pcoord: str, learning: int
+) -> None:
+    def peak(n_walkers: int) -> int:
+        ensemble = of(alanine, 10_000, policy="weighted-ensemble", pcoord=pcoord, n_walkers=n_walkers)
+        return ensemble.store_bytes["simulate"].peak
+
+    # By hand, each array with a header of 80 bytes: 22 positions and 22 velocities of three doubles, and 8 frames of
+    # 22 positions of three floats.
+    state, frames = 2 * (80 + 22 * 3 * 8), 80 + 8 * 22 * 3 * 4
+    always = len(pack(alanine.to_arrays())) + len(pack(alanine.basis()))
+    assert peak(24) == always + 2 * 24 * state + (24 + learning) * frames
+    # No more than there are segments.
+    few = of(alanine, 30, policy="weighted-ensemble", pcoord="phi-psi", n_walkers=24)
+    assert few.store_bytes["simulate"].peak == always + 30 * state + 24 * frames
 
 
 def test_fewer_stored_atoms_and_frames_take_less(alanine: PreparedSystem) -> None:

@@ -8,19 +8,23 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from agents import outlook
 from agents.launch import Plan
 from agents.outlook import Machine, in_words, look_ahead, refuse_what_cannot_fit, segments_at_once
 from agents.state import Destination
+from campaign.method import Method
 from campaign.rundir import RunDirectory
 from campaign.settings import Settings
 from campaign.stores import Stores
 from campaign.timing import Timing
+from policies.bins import parse_bins
 from tasks.errors import BadInput
-from tasks.messages import StoreKind, Topic
+from tasks.messages import Coordinate, StoreKind, Topic
 from tasks.prepared import PreparedSystem
+from tasks.transport import pack
 
 HERE = Machine(cores=2, gpus=0, simulates=True, learns=True)
 Usage = namedtuple("Usage", "total used free")
@@ -39,6 +43,17 @@ class Redis:
 
     def free_bytes(self) -> int | None:
         return self.free
+
+
+def method_of(settings: Settings) -> Method:
+    """Return how an ensemble in three bins of one dimension is run."""
+    coordinate = Coordinate("aae", ("z0",), (0,)) if settings.learns else Coordinate("position", ("x",))
+    bins = parse_bins("rectilinear:-inf,0,1,inf", coordinate.names)
+    return Method(coordinate, ("left",), np.ones(1), bins, None, settings.walkers_per_bin)
+
+
+# Two ensembles of ten iterations: in three bins of four walkers 24 walkers and 240 segments, in one 8 and 80.
+ENSEMBLES = {"policy": "weighted-ensemble", "pcoord": "position", "replicas": 2, "max_iterations": 10}
 
 
 @pytest.fixture
@@ -68,6 +83,7 @@ def plan_of(alanine: PreparedSystem, tmp_path: Path):
             },
             stores=stores,
             began=0.0,
+            method=method_of(settings) if settings.is_ensemble else None,
         )
 
     return make
@@ -196,12 +212,85 @@ def test_the_table_is_short_and_the_keys_are_those_documented(plan_of) -> None:
     assert len(list(ahead.lines())) < 12
     told = ahead.as_dict()
     assert set(told) == {
-        "segments", "simulated_ns", "frames", "inferences", "trainings", "disk_bytes", "store_bytes",
-        "thinker_bytes", "wall_s", "timing", "fits", "notes",
+        "segments", "simulated_ns", "frames", "inferences", "trainings", "is_bound", "walkers", "disk_bytes",
+        "store_bytes", "thinker_bytes", "wall_s", "timing", "fits", "notes",
     }  # fmt: skip
     assert set(told["store_bytes"]) == {"simulate", "infer", "train"}
     assert set(told["timing"]) == {"host", "platform", "ps_per_s", "seconds_per_segment", "at_once"}
     assert told["disk_bytes"]["total"] == sum(ahead.disk_bytes.values())
+
+
+@pytest.mark.parametrize(
+    ("given", "fewest", "most"),
+    [
+        ({"max_segments": 1, "walkers": 5}, 5, 5),
+        (ENSEMBLES, 8, 24),
+        ({**ENSEMBLES, "walkers_per_bin": 5, "walkers": 100}, 10, 30),
+        # Until a model is learned --walkers are in each ensemble.
+        ({**ENSEMBLES, "pcoord": "aae:0", "walkers": 30}, 8, 60),
+        ({**ENSEMBLES, "pcoord": "aae:0", "walkers": 3}, 6, 24),
+        ({**ENSEMBLES, "pcoord": "aae:0", "walkers": 30, "aae_weights": "aae.pt"}, 8, 24),
+    ],
+)
+def test_the_walkers_that_there_are(plan_of, given, fewest: int, most: int) -> None:
+    plan = plan_of(**given)
+    assert plan.n_walkers == (fewest, most)
+    assert look(plan).as_dict()["walkers"] == most
+    # No more workers are busy than there are walkers.
+    assert segments_at_once(plan_of(slots=100, **given), Machine(200, 0, True, False)) == most
+
+
+def test_ensembles_take_at_most_what_every_bin_takes(plan_of, alanine: PreparedSystem) -> None:
+    ahead = look(plan_of(**ENSEMBLES))
+    lines = list(ahead.lines())
+    assert lines[0].startswith("segments   at most 240: ")
+    assert lines[2].startswith("disk       at most ")
+    assert lines[3].startswith("simulate   at most ")
+    assert (
+        "all of it at most: as if every bin were reached from the first iteration on, by 24 walkers in all" in lines
+    )
+    # A state of 22 atoms takes 1216 bytes, 8 frames 2192: each walker keeps its start and its end.
+    always = len(pack(alanine.to_arrays())) + len(pack(alanine.basis()))
+    assert ahead.ahead.store_bytes["simulate"].peak == always + 48 * 1216 + 24 * 2192
+    assert ahead.as_dict()["is_bound"] is ahead.as_dict()["fits"] is True
+
+
+def test_ensembles_that_another_limit_ends_say_what_is_at_most(plan_of) -> None:
+    ahead = look(plan_of(**ENSEMBLES, max_segments=100))
+    lines = list(ahead.lines())
+    assert lines[0].startswith("segments   100: ")
+    assert " through file, at most " in lines[3]
+    assert "stores and busy workers are those of 24 walkers, the most: as if every bin were reached" in lines
+    assert not ahead.is_bound
+    free = look(plan_of(max_segments=100))
+    assert not any("at most" in line for line in list(free.lines())[2:5])
+    assert not any("every bin" in note for note in free.notes)
+
+
+def test_ensembles_are_refused_for_what_one_bin_takes_and_doubted_for_every(plan_of, monkeypatch) -> None:
+    plan = plan_of(**ENSEMBLES, max_segments=10**6, min_free_mb=0)
+    most = sum(look(plan).disk_bytes.values())
+    full_disk(monkeypatch, most)
+    assert look(plan).fits
+    full_disk(monkeypatch, most - 1)
+    doubted = look(plan)
+    assert doubted.as_dict()["fits"] is False
+    assert doubted.notes[-1].startswith("it may not fit: the campaign needs ")
+    full_disk(monkeypatch, 1000)
+    with pytest.raises(BadInput, match="^the campaign needs"):
+        look(plan)
+
+
+def test_a_start_refuses_no_ensemble_for_bins_that_it_may_not_reach(plan_of, monkeypatch) -> None:
+    given = {**ENSEMBLES, "max_iterations": None, "max_segments": 1000, "min_free_mb": 0}
+    few, plan = plan_of(max_segments=1000, walkers=8, policy="plain", infer_every=0, min_free_mb=0), plan_of(**given)
+    # Eight walkers that know nothing of each other take as much as those of one bin each.
+    full_disk(monkeypatch, sum(look(few).disk_bytes.values()))
+    refuse_what_cannot_fit(plan)
+    assert not look(plan).fits
+    full_disk(monkeypatch, sum(look(few).disk_bytes.values()) - 1)
+    with pytest.raises(BadInput, match="the campaign needs"):
+        refuse_what_cannot_fit(plan)
 
 
 @pytest.mark.parametrize(("n", "words"), [(0, "0.0 kB"), (1500, "1.5 kB"), (2e9, "2.0 GB"), (3.5e12, "3.5 TB")])

@@ -219,7 +219,9 @@ def test_help_shows_defaults_as_people_write_them(help_text, fragment):
 def test_an_export_is_of_a_run():
     command = parse(["export", "run", "--west-cfg"])
     assert (command.verb, command.run, command.out) == ("export", Path("run").absolute(), None)
+    assert command.replica == 0
     assert parse(["export", "run", "--west-cfg", "--out", "there"]).out == Path("there").absolute()
+    assert parse(["export", "run", "--west-cfg", "--replica", "12"]).replica == 12
 
 
 def test_help_of_each_verb_shows_what_only_it_takes(help_text):
@@ -265,7 +267,10 @@ def test_help_of_each_verb_shows_what_only_it_takes(help_text):
         (["resum"], ["resum", "start, resume, rerun, status, gather, export or probe"]),
         (["export", "run"], ["--west-cfg"]),
         (["export", "--west-cfg"], ["export", "run directory"]),
-        (["export", "run", "--west-cfg", "--out"], ["--out has no value"]),
+        (["export", "run", "--west-cfg", "--out"], ["--out has no value: give a path"]),
+        (["export", "run", "--west-cfg", "--replica"], ["--replica has no value: give the number of an ensemble"]),
+        (["export", "run", "--west-cfg", "--replica", "-1"], ["--replica -1 is no ensemble: give its number"]),
+        (["export", "run", "--west-cfg", "--replica", "1.5"], ["--replica 1.5 is no ensemble", "from 0"]),
         ([""], ["''", "start, resume, rerun, status, gather, export or probe"]),
         (["--json"], ["--json", "--dry-run"]),
         (["probe", "--dry-run"], ["--dry-run", "`python run.py probe`"]),

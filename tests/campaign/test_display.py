@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from campaign import display
-from campaign.display import Display, Snapshot
+from campaign.display import Display, Snapshot, cautions
+from campaign.settings import Settings
 
 NOW = Snapshot(
     segments=10,
@@ -110,3 +111,25 @@ def _read(descriptor: int) -> bytes:
         return os.read(descriptor, 65536)
     except OSError:
         return b""
+
+
+@pytest.mark.parametrize(
+    ("policy", "slots", "walkers", "told"),
+    [
+        ("plain", 4, 4, []),
+        ("plain", 5, 4, ["--walkers 4 keeps only 4 of 5 workers busy: give 10"]),
+        ("weighted-ensemble", 24, 24, []),
+        (
+            "weighted-ensemble",
+            30,
+            24,
+            [
+                "24 walkers, were every bin reached, keep only 24 of 30 workers busy: give more --bins, "
+                "--walkers-per-bin or --replicas"
+            ],
+        ),
+    ],
+)
+def test_walkers_that_are_too_few_for_the_workers_are_told(policy, slots, walkers, told):
+    settings = Settings(policy=policy, walkers=4, max_minutes=1)
+    assert list(cautions(settings, "Reference", slots, walkers)) == told

@@ -112,7 +112,7 @@ def test_a_campaign_that_reached_its_end_is_over_until_it_has_others(mine):
 
     def is_over(of: Settings, then: Settings, status: str = "complete", segments: int = 7) -> bool:
         until = json.loads(json.dumps(of.ends))
-        return Standing(status, "id", {}, (), segments, 0, True, frozenset(), until).is_over(then, {})
+        return Standing(status, "id", {}, (), segments, 0.0, 0, True, frozenset(), until).is_over(then, {})
 
     assert is_over(settings, settings)
     assert is_over(timed, timed)

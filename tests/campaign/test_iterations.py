@@ -113,10 +113,7 @@ def test_what_cannot_be_right_is_not_taken(recorded, path, series, damage):
         list(replay(recorded, 0, series[-1].resampled.following, lambda _: rectilinear()))
 
 
-def test_wrong_weights_are_not_recorded(ledger, series):
-    wrong = replace(series[0], iteration=replace(series[0].iteration, weights=series[0].iteration.weights * 1.01))
-    with pytest.raises(BrokenEnsemble), ledger.transaction():
-        record(ledger, boundary(wrong))
+def test_an_iteration_without_all_of_its_segments_is_not_recorded(ledger, series):
     with pytest.raises(BrokenEnsemble), ledger.transaction():
         record(ledger, replace(boundary(series[0]), segment_ids=(1,)))
     assert n_ended(ledger, 0) == 0

@@ -12,6 +12,7 @@ KEYS = [
     "decision_ms", "thinker_bytes_per_segment", "proxies", "wall_s", "startup_s", "sites",
     "weighted_ensemble",
     "hooks",
+    "on_frames",
 ]  # fmt: skip
 
 EMPTY = Summary(

@@ -10,9 +10,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import yaml
 
 from campaign.west.config import export_config
-from campaign.west.file import WestFile
+from campaign.west.file import WestFile, replicas_in, west_name
 from campaign.west.manager import make_manager
 from campaign.west.record import Ended, Layout, Target
 from policies.iteration import BasisStates, BrokenEnsemble, InitialState, Iteration, Recycled, Resampled
@@ -184,7 +185,6 @@ def test_what_does_not_belong_together_is_refused_and_nothing_written(west, seri
         (ValueError, series[1]),
         (BrokenEnsemble, replace(first, pcoord=first.pcoord[:, 1:])),
         (BrokenEnsemble, replace(first, seconds=first.seconds[1:])),
-        (BrokenEnsemble, replace(first, iteration=replace(first.iteration, weights=first.iteration.weights * 1.1))),
         (BrokenEnsemble, replace(first, resampled=series[1].resampled)),
     ]
     for error, each in wrong:
@@ -274,6 +274,75 @@ def test_export_is_of_a_weighted_ensemble_with_an_iteration(tmp_path, west, seri
     west.path.write_bytes(b"")
     with pytest.raises(BadInput, match="cannot be read"):
         export_config(tmp_path)
+
+
+@pytest.fixture
+def side_by_side(tmp_path, series):
+    """A run of two ensembles: the second has its iterations, the first is only begun."""
+    run = tmp_path / "run"
+    run.mkdir()
+    WestFile(run / west_name(0), LAYOUT).begin(beginning(8), rectilinear())
+    WestFile(run / west_name(1), LAYOUT).rebuild(beginning(8), rectilinear(), series[:2])
+    return run
+
+
+def test_a_further_ensemble_is_exported_to_a_directory_of_its_own(side_by_side, tmp_path):
+    folder = side_by_side / "west-1"
+    for _ in range(2):
+        assert export_config(side_by_side, replica=1) == folder / "west.cfg"
+    assert {each.name for each in folder.iterdir()} == {"west.cfg", "west.h5"}
+    assert not (side_by_side / "west.cfg").exists()
+    told = yaml.load((folder / "west.cfg").read_text(), yaml.UnsafeLoader)["west"]
+    assert told["data"]["west_data_file"] == "west.h5"
+    # The link goes with the run.
+    moved = side_by_side.rename(tmp_path / "moved")
+    assert (moved / "west-1/west.h5").samefile(moved / "west-1.h5")
+
+
+def test_a_further_ensemble_is_exported_where_the_user_says(side_by_side, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    assert export_config(side_by_side, other, replica=1) == other / "west.cfg"
+    assert (other / "west.h5").samefile(side_by_side / "west-1.h5")
+    assert not (side_by_side / "west-1").exists()
+    with pytest.raises(BadInput, match=r"no complete iteration"):
+        export_config(side_by_side, other)
+
+
+def test_an_export_that_cannot_be_leaves_nothing(side_by_side, tmp_path):
+    def there():
+        return sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+
+    (tmp_path / "other").mkdir()
+    WestFile(side_by_side / west_name(2), LAYOUT).begin(beginning(8), rectilinear())
+    before = there()
+    for out, replica, sentence in [
+        (None, 3, r"^--replica 3 is no ensemble with an iteration that ended in \S+/run: give 0 or 1 or 2$"),
+        (None, 10**300, "^--replica 10{300} is no ensemble"),
+        (None, 2, "no complete iteration"),
+        (tmp_path / "other", 2, "no complete iteration"),
+        (tmp_path / "missing", 1, "no directory: make it first"),
+        (side_by_side, 1, r"/run has another west\.h5: give --out a directory without"),
+    ]:
+        with pytest.raises(BadInput, match=sentence):
+            export_config(side_by_side, out, replica)
+        assert there() == before
+    # The name of the first ensemble's file is not taken by another, even while it is free.
+    (side_by_side / "west.h5").unlink()
+    with pytest.raises(BadInput, match=r"has another west\.h5"):
+        export_config(side_by_side, side_by_side, 1)
+    assert not (side_by_side / "west.h5").is_symlink()
+    with pytest.raises(BadInput, match="^--replica 0 is no ensemble .* give 1 or 2$"):
+        export_config(side_by_side)
+
+
+def test_ensembles_are_known_by_their_files(tmp_path):
+    assert replicas_in(tmp_path) == []
+    names = [west_name(replica) for replica in (0, 2, 10)]
+    assert names == ["west.h5", "west-2.h5", "west-10.h5"]
+    for name in [*names, "west-02.h5", "west-x.h5", "west-1.h5.old", ".west-3.h5.part"]:
+        (tmp_path / name).touch()
+    assert replicas_in(tmp_path) == [0, 2, 10]
 
 
 def test_source_and_target_must_be_apart(tmp_path, series):

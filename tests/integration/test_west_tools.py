@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from campaign.rundir import LEDGER, SYSTEM
-from campaign.west.file import WEST, WestFile
+from campaign.west.file import WestFile, west_name
 from campaign.west.record import Ended
 from tests.ensembles import EDGES, around_target, beginning, double_well, rectilinear, run
 
@@ -59,11 +59,17 @@ def exported(path: Path, binning, n_iterations: int = N, recycles: bool = True) 
     path.mkdir()
     for name in (LEDGER, SYSTEM):
         (path / name).touch()
-    layout = double_well(recycles=recycles)
-    series = list(run(layout, binning, n_iterations, seed=5))
-    WestFile(path / WEST, layout).rebuild(beginning(8), binning, series)
+    series = written(path, binning, n_iterations, recycles)
     export(path)
     return Exported(path, series)
+
+
+def written(path: Path, binning, n_iterations: int, recycles: bool = True, replica: int = 0) -> list[Ended]:
+    """Write an ensemble's file, and return what is in it."""
+    layout = double_well(recycles=recycles)
+    series = list(run(layout, binning, n_iterations, seed=5 + replica))
+    WestFile(path / west_name(replica), layout).rebuild(beginning(8), binning, series)
+    return series
 
 
 @pytest.fixture(scope="module")
@@ -147,11 +153,27 @@ def test_w_trace(steady: Exported) -> None:
 
 
 def test_w_succ(steady: Exported) -> None:
-    steady.tool("w_succ", "-o", "successful.txt")
-    told = np.loadtxt(steady.path / "successful.txt")
+    assert_successes_are_ours(steady)
+
+
+def test_a_further_ensemble(steady: Exported) -> None:
+    """Its tools run in its own directory, and what they tell is of no other ensemble."""
+    series = written(steady.path, rectilinear(), n_iterations=40, replica=1)
+    export(steady.path, "--replica", "1")
+    second = Exported(steady.path / "west-1", series)
+    assert_successes_are_ours(second)
+    second.tool(*ASSIGN, "STEADY")
+    with h5py.File(second.path / "ANALYSIS/STEADY/assign.h5") as file:
+        for row, each in zip(file["assignments"][...], series, strict=True):
+            assert np.array_equal(row[: len(each.pcoord), -1], each.resampled.bins)
+
+
+def assert_successes_are_ours(given: Exported) -> None:
+    given.tool("w_succ", "-o", "successful.txt")
+    told = np.loadtxt(given.path / "successful.txt")
     ours = sorted(
         (each.iteration.number, one.walker, one.weight, each.pcoord[one.walker, -1, 0])
-        for each in steady.series
+        for each in given.series
         for one in each.resampled.recycled
     )
     assert len(ours) > 20
