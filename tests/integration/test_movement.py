@@ -204,8 +204,8 @@ def test_a_killed_consumer_does_not_hold_a_producer(start: Start, tmp_path: Path
     assert producer.wait() == 1
     told = re.search(r"the consumer wayfinder\.0 gave no sign of life for 2 s, and took (\d) items: ", producer.err)
     assert told is not None, producer.err
-    # The last receipt may have died with the consumer.
-    assert int(told[1]) in (KILLED_AT, KILLED_AT + 1)
+    # The last receipts may have died with the consumer.
+    assert int(told[1]) <= KILLED_AT + 1
     # Those that it took, those that it may be ahead, and the one that waits for room.
     assert len(frames_in(tmp_path / "made")) == int(told[1]) + 4 + 1
 
