@@ -35,6 +35,7 @@ def killed_while_writing(number: int, n_atoms: int, stream: int) -> np.ndarray:
 
 def killed_while_analysing(positions: np.ndarray) -> float:
     """Have the process killed in the midst of an analysis."""
+    time.sleep(0.2)
     if positions[0, 0] % 100 == KILLED_AT:
         os.kill(os.getpid(), signal.SIGKILL)
     return mean(positions)
