@@ -45,3 +45,9 @@ class CoordinateFailed(TaskFailed):
     """A progress coordinate is not finite, or the user's function of it raised or returned what is none."""
 
     kind = "coordinate"
+
+
+class StreamBroken(TaskFailed):
+    """The other end of a stream is gone, refused, or said nothing in time."""
+
+    kind = "stream"

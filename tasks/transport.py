@@ -125,7 +125,7 @@ def open_store(spec: StoreSpec) -> Store[Any]:
     if spec.kind == "file":
         connector = FileConnector(options["store_dir"], clear=False)
     elif spec.kind == "redis":
-        connector = NamespacedRedisConnector(options["hostname"], _port_here(options["port"]), spec.name)
+        connector = NamespacedRedisConnector(options["hostname"], port_here(options["port"]), spec.name)
     elif spec.kind == "globus":
         connector = _globus_connector(options["endpoints"])
     elif spec.kind == "endpoint":
@@ -137,7 +137,7 @@ def open_store(spec: StoreSpec) -> Store[Any]:
     return Store(spec.name, connector, serializer=_identity, deserializer=_identity, cache_size=0, register=False)
 
 
-def _port_here(port: str) -> int:
+def port_here(port: str) -> int:
     """Return the port under which a server answers here."""
     told = os.environ.get(FORWARDED_VARIABLE, "")
     return int(dict(pair.split("=") for pair in told.split(",") if pair).get(port, port))
@@ -169,7 +169,7 @@ def pack(arrays: Arrays) -> bytes:
     return b"".join([len(header).to_bytes(_SIZE_BYTES, "little"), header, *parts])
 
 
-def unpack(data: bytes) -> dict[str, np.ndarray]:
+def unpack(data: bytes | memoryview) -> dict[str, np.ndarray]:
     """Return the arrays of a buffer made by `pack`; they are views of it, and read-only.
 
     Raises
@@ -179,7 +179,7 @@ def unpack(data: bytes) -> dict[str, np.ndarray]:
     """
     try:
         begin = _SIZE_BYTES + int.from_bytes(data[:_SIZE_BYTES], "little")
-        layout = json.loads(data[_SIZE_BYTES:begin])
+        layout = json.loads(bytes(data[_SIZE_BYTES:begin]))
         return {name: _view(memoryview(data)[begin:], **about) for name, about in layout.items()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise Damaged(f"{len(data)} bytes are not whole arrays ({error}): what wrote them was stopped") from error
@@ -212,6 +212,17 @@ def ship(arrays: Arrays, spec: StoreSpec, *, always: bool = True) -> Ref:
                 "choose a ProxyStore backend (file, redis, globus or endpoint) for this topic"
             )
         return Ref(spec, (), len(data), data)
+    return put(data, spec)
+
+
+def put(data: bytes, spec: StoreSpec) -> Ref:
+    """Put packed bytes in a store and return their address.
+
+    Raises
+    ------
+    Unreachable
+        When the store does not answer.
+    """
     with _reaching(spec):
         key = open_store(spec).put(data)
     return Ref(spec, _key(spec, key), len(data))
@@ -225,7 +236,7 @@ def fetch(ref: Ref) -> dict[str, np.ndarray]:
     Unreachable
         When the store does not answer, or no longer holds them.
     """
-    return unpack(_read(ref))
+    return unpack(read(ref))
 
 
 def copy(ref: Ref, spec: StoreSpec) -> Ref:
@@ -236,13 +247,17 @@ def copy(ref: Ref, spec: StoreSpec) -> Ref:
     Unreachable
         When one of the stores does not answer, or the first no longer holds it.
     """
-    data = _read(ref)
-    with _reaching(spec):
-        key = open_store(spec).put(data)
-    return Ref(spec, _key(spec, key), len(data))
+    return put(read(ref), spec)
 
 
-def _read(ref: Ref) -> bytes:
+def read(ref: Ref) -> bytes:
+    """Return the packed bytes at an address.
+
+    Raises
+    ------
+    Unreachable
+        When the store does not answer, or no longer holds them.
+    """
     if ref.data is not None:
         return ref.data
     with _reaching(ref.store):

@@ -1,5 +1,6 @@
 """The wheel that sites install holds `tasks` alone, and works on its own."""
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -20,10 +21,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         (source / name).parent.mkdir(exist_ok=True)
         (source / name).write_bytes((ROOT / name).read_bytes())
-    (source / "tasks").mkdir()
-    for path in (ROOT / "tasks").iterdir():
-        if path.is_file():
-            (source / "tasks" / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(ROOT / "tasks", source / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)]
     built = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert built.returncode == 0, built.stdout + built.stderr
@@ -57,10 +55,11 @@ def test_tasks_from_the_wheel_are_those_of_the_checkout(wheel: Path, tmp_path: P
 def test_tasks_need_nothing_of_the_driver(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
-    modules = [path.stem for path in (tmp_path / "tasks").glob("*.py") if path.stem != "__init__"]
+    paths = [path.relative_to(tmp_path).with_suffix("") for path in (tmp_path / "tasks").rglob("*.py")]
+    modules = [".".join(path.parts) for path in paths if path.stem != "__init__"]
     code = (
         "import importlib, sys\n"
-        f"for name in {modules}: importlib.import_module('tasks.' + name)\n"
+        f"for name in {modules}: importlib.import_module(name)\n"
         "driver = {'colmena', 'parsl', 'agents', 'campaign', 'policies', 'sites', 'config', 'run'}\n"
         "found = sorted(driver & set(sys.modules))\n"
         "sys.exit(' '.join(found) or 0)\n"

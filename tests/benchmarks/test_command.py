@@ -70,6 +70,30 @@ def test_sites_in_small(folder: Path) -> None:
     assert_nothing_left(folder)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [("--producers", "2"), ("--backend", "redis"), ("--backend", "zmq")])
+def test_movement_in_small(folder: Path, flags: tuple[str, ...]) -> None:
+    in_small = ("--quick", "--keep-busy", "--num-frames", "4", "--frame-s", "0.05", "--sizes", "100000")
+    done = run_benchmark("movement", folder, *in_small, *flags)
+    assert done.returncode == 0, done.stderr
+    content = json.loads((folder / "out.json").read_text())
+    figures = content["figures"]
+    assert content["repeats"] == 6
+    # Whoever waits until all frames are made is blocked for as long as that takes.
+    assert figures["blocked, traditional"]["value"] > 4 * 0.05
+    assert figures["blocked, traditional/stream"]["value"] > 1
+    for name in ("movement 100 kB", "raw copy 100 kB", "put -> landed 100 kB", "blocked, polling/stream"):
+        assert figures[name]["value"] > 0, name
+    assert_nothing_left(folder)
+
+
+def test_movement_refuses_what_the_command_refuses(folder: Path) -> None:
+    done = run_benchmark("movement", folder, "--backend", "endpoint")
+    assert done.returncode == 2
+    assert done.stderr.startswith("movement: --backend endpoint needs ProxyStore's endpoints: ")
+    assert list(folder.iterdir()) == []
+
+
 def test_sites_without_a_way_is_told_in_a_sentence(folder: Path) -> None:
     done = run_benchmark("sites", folder)
     assert done.returncode == 2
