@@ -117,6 +117,7 @@ def _alanine(session: Session) -> dict[str, Figure]:
     length = ensemble_molecule.QUICK if session.quick else ensemble_molecule.FULL
     reference = Reference.of(ensemble_molecule.plain_pieces(session, length), length.fewest_pieces)
     seeds, total_ps = (SEEDS[:2], 300.0) if session.quick else (SEEDS, 3000.0)
+    seeds = session.options.seeds or seeds
     prepared = prepare(named_system("alanine-dipeptide"))
     coordinate = parse_coordinate("phi-psi", prepared, latent=1, here=str(Path.cwd()))
     indices = Indices.from_arrays(prepared.to_arrays())
@@ -219,6 +220,7 @@ def _chignolin(session: Session) -> dict[str, Figure]:
     native = session.folder / "native.pdb"
     native.write_text(peptide_pdb("YYDPETGTWY", phi_deg=NATIVE_PHI, psi_deg=NATIVE_PSI))
     seeds, total_ps = (CHIGNOLIN_SEEDS[:1], 40.0) if session.quick else (CHIGNOLIN_SEEDS, 400.0)
+    seeds = session.options.seeds or seeds
     prepared = prepare(
         SystemSpec("chignolin", sequence="YYDPETGTWY", features="name CA", target=str(native), target_flag="--pcoord")
     )
