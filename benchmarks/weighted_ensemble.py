@@ -199,7 +199,7 @@ def _say(session: Session, what: str) -> None:
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, help="only these (--quick: all but the last two)")
-    parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="instead of those of each part (quick: fewer)")
+    parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="instead of those of a part (quick: fewer)")
     parser.add_argument("--frictions", type=float, nargs="+", metavar="X", help="instead of 50 and 5 per ps")
     molecules = ensemble_coordinate.MOLECULES
     parser.add_argument("--molecules", nargs="+", choices=molecules, help="of the part coordinate (default: both)")
