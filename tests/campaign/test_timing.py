@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,15 @@ import pytest
 from campaign.aside import aside
 from campaign.settings import Settings
 from campaign.timing import Timing, time_aside
+from tasks import engine
 from tasks.errors import BadInput
 from tasks.prepared import PreparedSystem
+
+
+@pytest.fixture(autouse=True)
+def no_warm_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A campaign's main process has none; a forked one would wait for the threads of another test's."""
+    monkeypatch.setattr(engine, "_engines", OrderedDict())
 
 
 def never() -> bool:
