@@ -17,7 +17,7 @@ from campaign.summary import EnsembleSummary
 from campaign.west.file import WestBusy, WestFile
 from campaign.west.record import Binning, Ended, Layout, Target
 from campaign.west.replay import replay
-from policies.iteration import BasisStates
+from policies.iteration import BasisStates, BrokenEnsemble
 from policies.rates import Rate, rate
 
 # Iterations of an ensemble between two lines on the screen; a rate takes longer the more iterations it is of, so from
@@ -114,12 +114,8 @@ class Chronicle:
             step(replica)
         except WestBusy as error:
             logger.info("%s: it is brought up to date later", error)
-        except (
-            OSError,
-            RuntimeError,
-            KeyError,
-            ValueError,
-        ):  # of a full disk, or of HDF5 about a file that is not whole
+        # Of a full disk, of HDF5 about a file that is not whole, or of what the ledger has.
+        except (OSError, RuntimeError, KeyError, ValueError, BrokenEnsemble):
             logger.exception("west.h5 could not be written, and is made again from the ledger when the campaign ends")
 
     def _follow(self, replica: int) -> None:

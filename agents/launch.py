@@ -36,6 +36,7 @@ from campaign.stores import Stores
 from campaign.summary import Summary
 from campaign.trace import Traces
 from policies import Policy, policy
+from policies.iteration import BrokenEnsemble
 from tasks.errors import BadInput, TaskFailed
 from tasks.messages import Dynamics, ProbeReport, Ref, StoreSpec, Topic
 from tasks.prepared import PreparedSystem
@@ -180,6 +181,11 @@ def _begin(number: int, plan: Plan, service: Service, stack: ExitStack) -> _Runn
             steering = _steering(plan, ledger)
         except TaskFailed as error:
             raise BadInput(str(error)) from error
+        except BrokenEnsemble as error:
+            raise BadInput(
+                f"{plan.run_dir.path} holds a weighted ensemble that cannot be right ({error}): restore its ledger "
+                "from a copy"
+            ) from error
     traces = stack.enter_context(Traces(plan.run_dir.path))
     actor = Actor(number, plan.name, service.queues, steering, traces, plan.run_dir)
     if steering.ensembles is not None and plan.method is not None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import h5py
@@ -156,6 +159,20 @@ def test_whatever_dies_in_mid_iteration_weights_are_those_of_the_seed(
     assert complete == run.ask(done)[0][0] == sum(len(each.segment_ids) for each in found)
     with h5py.File(run.run_dir / "west.h5") as west:
         assert west.attrs["west_current_iteration"] == 15
+
+
+def test_an_ensemble_that_cannot_be_right_is_not_resumed(campaign: Start) -> None:
+    run = campaign(*FLAGS, "--max-iterations", "2")
+    assert run.wait() == 0, run.err
+    with closing(sqlite3.connect(run.run_dir / "ledger.sqlite")) as db, db:
+        ((key, told),) = db.execute("SELECT key, value FROM kept WHERE key LIKE 'ensemble/0%'").fetchall()
+        kept = json.loads(told)
+        kept["weights"][0] += 0.25
+        db.execute("UPDATE kept SET value = ? WHERE key = ?", (json.dumps(kept), key))
+    run.resume("--max-iterations", "3")
+    assert run.wait() == 2
+    assert "holds a weighted ensemble that cannot be right (iteration 3: weights sum to one +2.5e-01)" in run.err
+    assert len(run.err.splitlines()) == 1
 
 
 def kill(run: Campaign, victim: str) -> None:
