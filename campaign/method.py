@@ -32,6 +32,13 @@ class Method:
         What the user should know of the target; None where there is nothing.
     fixed
         The rule, where its bins are the same throughout; None for Voronoi cells.
+    most_walkers
+        Of an iteration where every bin is reached.
+
+    Raises
+    ------
+    BadInput
+        When there are too many bins.
     """
 
     coordinate: Coordinate
@@ -41,12 +48,20 @@ class Method:
     target: Target | None
     walkers_per_bin: int
     warning: str | None = None
-    fixed: Rule | None = field(init=False, default=None)
+    fixed: Rule | None = field(init=False)
+    most_walkers: int = field(init=False)
 
     def __post_init__(self) -> None:
-        """Make the bins that never change once; which adaptive ones are, their mapper finds out itself."""
-        if not isinstance(self.bins, Voronoi):
-            object.__setattr__(self, "fixed", self._rule(None))
+        """Make the bins that never change once; where adaptive ones are, their mapper finds out itself."""
+        centres = None
+        if isinstance(self.bins, Voronoi):
+            # Anywhere, but apart: how many they are is all that is asked of them here.
+            centres = np.repeat(
+                np.arange(self.bins.n, dtype=np.float32)[:, None], self.coordinate.n_dimensions, axis=1
+            )
+        rule = self._rule(centres)
+        object.__setattr__(self, "fixed", rule if centres is None else None)
+        object.__setattr__(self, "most_walkers", int(rule.counts.sum()))
 
     def rule(self, ends: np.ndarray) -> Rule:
         """Return how walkers are resampled.
@@ -65,15 +80,6 @@ class Method:
         space = build(self.bins, self.target, self.coordinate.n_dimensions, centres)
         return Rule(space, self.walkers_per_bin)
 
-    @property
-    def most_walkers(self) -> int:
-        """Walkers of an iteration where every bin is reached."""
-        if self.fixed is not None:
-            return int(self.fixed.counts.sum())
-        assert isinstance(self.bins, Voronoi)
-        apart = np.repeat(np.arange(self.bins.n, dtype=np.float32)[:, None], self.coordinate.n_dimensions, axis=1)
-        return int(self._rule(apart).counts.sum())
-
 
 def method_of(settings: Settings, prepared: PreparedSystem) -> Method:
     """Return how the ensembles of a campaign are run.
@@ -90,7 +96,7 @@ def method_of(settings: Settings, prepared: PreparedSystem) -> Method:
     bins = parse_bins(settings.bins or default, coordinate.names)
     target = None if settings.target is None else parse_target(settings.target, coordinate.names)
     names, probabilities = _basis(prepared)
-    method = Method(
+    return Method(
         coordinate,
         names,
         probabilities,
@@ -99,9 +105,6 @@ def method_of(settings: Settings, prepared: PreparedSystem) -> Method:
         settings.walkers_per_bin,
         None if target is None else outside(bins, target, coordinate.names),
     )
-    # Too many bins are refused before anything is started.
-    assert method.most_walkers
-    return method
 
 
 def _basis(prepared: PreparedSystem) -> tuple[tuple[str, ...], np.ndarray]:

@@ -97,6 +97,9 @@ def build(bins: Bins, target: Target | None, n_dimensions: int, centres: np.ndar
         When there are more bins than WESTPA can number.
     """
     inner, adaptive = _mapper(bins, centres), isinstance(bins, Adaptive)
+    # Of adaptive bins WESTPA adds some of its own.
+    if inner.nbins > MOST_BINS:
+        raise BadInput(f"--bins makes {inner.nbins} bins, and WESTPA numbers {MOST_BINS} at most: give fewer")
     if target is None:
         return Space(inner, n_dimensions, None, adaptive)
     edges = [_distinct(-math.inf, low, high, math.inf) for low, high in zip(target.low, target.high, strict=True)]

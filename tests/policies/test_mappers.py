@@ -129,6 +129,8 @@ def test_adaptive_bins_keep_quiet_about_weights_of_nothing(recwarn, capfd):
 
 
 def test_more_bins_than_westpa_numbers():
+    with pytest.raises(BadInput, match="--bins makes 90008 bins, and WESTPA numbers 65535 at most"):
+        build(parse_bins("mab:300,300", XY), None, 2)
     edges = ",".join(map(str, range(130)))
     with pytest.raises(BadInput, match="85806 bins, 17161 in each of 5 cells around the target: give at most 13107"):
         build(parse_bins(f"rectilinear:{edges};{edges}", XY), parse_target(TARGET, XY), 2)
