@@ -5,6 +5,10 @@ kernel does when memory is short) takes the lock with it: its replacement never 
 waits until its time is over. Results are sent by a thread of the worker's, after the task counts as done: who dies in
 between loses one that nobody misses. And the process that remembers who has which task may die like any other, after
 which no dead worker is noticed.
+
+A pool looks where its interchange answers with one connection, and goes on with another of the same name. Where the
+interchange hears of the second before it has heard that the first is gone, it does not listen to it (ZeroMQ lets no
+two of one name in), and the pool waits for its first answer for ever, in a block that counts as one that runs.
 """
 
 from __future__ import annotations
@@ -25,7 +29,14 @@ from multiprocessing.managers import SyncManager
 from multiprocessing.reduction import DupFd
 from typing import Any
 
+import zmq
+from parsl.curvezmq import ClientContext
+from parsl.executors.high_throughput import probe
+
 _PARSLS = "parsl.executors.high_throughput.process_worker_pool"
+
+# A pool waits for its first answer so many times the silence after which it would count as lost.
+_PATIENCE = 3
 
 
 class _Turn:
@@ -113,6 +124,8 @@ def main() -> None:
     over = threading.Event()
     context.Queue = SturdyQueue  # type: ignore[method-assign, assignment]
     context.Manager = lambda: _minded(context, over)  # type: ignore[method-assign]
+    _look_without_a_name()
+    _bound_first_answer(sys.argv)
     try:
         runpy.run_module(_PARSLS, run_name="__main__", alter_sys=True)
     finally:
@@ -133,6 +146,35 @@ def _minded(context: SpawnContext, over: threading.Event) -> SyncManager:
 
     threading.Thread(target=mind, name="manager-minder", daemon=True).start()
     return manager
+
+
+def _look_without_a_name() -> None:
+    found = probe.probe_addresses
+    probe.probe_addresses = lambda *given, identity=None, **named: found(*given, **named)
+
+
+def _bound_first_answer(words: list[str]) -> None:
+    """Let the pool end, so that its block is restarted, when the interchange does not answer."""
+    silence_s = next(float(word.partition("=")[2]) for word in words if word.startswith("--hb_threshold="))
+    made = ClientContext.socket
+
+    def socket(self: ClientContext, kind: int, *given: Any, **named: Any) -> zmq.Socket[bytes]:
+        opened: zmq.Socket[bytes] = made(self, kind, *given, **named)
+        # Of all that Parsl receives there, it is only the first answer that it has not seen coming.
+        if kind == zmq.DEALER:
+            opened.setsockopt(zmq.RCVTIMEO, round(1000 * _PATIENCE * silence_s))
+        return opened
+
+    def ended(what: threading.ExceptHookArgs) -> None:
+        threading.__excepthook__(what)
+        if issubclass(what.exc_type, zmq.Again):
+            print(f"no answer from the interchange in {_PATIENCE * silence_s:g} s: the pool ends", file=sys.stderr)
+            for child in multiprocessing.active_children():
+                child.kill()
+            os._exit(1)
+
+    ClientContext.socket = socket
+    threading.excepthook = ended
 
 
 def _turn_here(fd: Any) -> _Turn:

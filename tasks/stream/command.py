@@ -41,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    # Whoever starts a command in the background of a script would have it ignore this.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         options = _parser().parse_args(words)
         settings = settings_of(options)

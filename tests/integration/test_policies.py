@@ -67,13 +67,13 @@ def test_a_users_policy_that_fails_ends_the_campaign_in_order(campaign: Start, m
 
 @pytest.mark.slow
 def test_a_users_policy(campaign: Start, mine: dict[str, str]) -> None:
-    assert_steered(campaign(*SHORT, "--policy", "mine_of_a_test:Fresh", env=mine))
+    assert_steered(campaign(*SHORT, "--lockstep", "--policy", "mine_of_a_test:Fresh", env=mine))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", ["least-counts", "lof"])
 def test_a_policy_named_after_its_measure(campaign: Start, policy: str) -> None:
-    run = campaign(*SHORT, "--policy", policy)
+    run = campaign(*SHORT, "--lockstep", "--policy", policy)
     assert_steered(run)
     found = [novelty for line in run.traces("inference") for novelty in line["task_info"]["novelty"]]
     # Counts are negative, outlier factors about 1.

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from types import NoneType
 import parsl
 import psutil
 import pytest
+import zmq
 from parsl.config import Config
 from parsl.executors.high_throughput.errors import ManagerLost, WorkerLost
 from parsl.providers import LocalProvider
@@ -62,16 +64,39 @@ def test_an_idle_worker_that_is_killed_is_replaced(pool):
         assert pool.is_running()
 
 
-def test_a_busy_worker_that_is_killed_loses_its_task_and_no_other(pool, n_workers):
+def test_a_busy_worker_that_is_killed_loses_its_task_and_no_other(pool, n_workers, tmp_path):
     from_workers = parsl.python_app(_sleep_as)
-    busy = [from_workers(1.5) for _ in range(n_workers)]
+    folder = tmp_path / "busy"
+    folder.mkdir()
+    busy = [from_workers(3, str(folder)) for _ in range(n_workers)]
     waiting = [from_workers(0) for _ in range(4)]
-    started = _workers(pool)[0]
-    time.sleep(0.7)
-    started.kill()
+    deadline = time.monotonic() + 60
+    while len(pids := [int(path.name) for path in folder.iterdir()]) < n_workers:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(pids[0], signal.SIGKILL)
     failures = [type(task.exception(timeout=ANSWERS_WITHIN_S)) for task in busy]
     assert sorted(failures, key=str) == [NoneType, WorkerLost]
-    assert started.pid not in {task.result(timeout=ANSWERS_WITHIN_S) for task in waiting}
+    assert pids[0] not in {task.result(timeout=ANSWERS_WITHIN_S) for task in waiting}
+
+
+def test_a_pool_whose_interchange_does_not_answer_ends(tmp_path):
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as silent:
+        silent.setsockopt(zmq.LINGER, 0)
+        port = silent.bind_to_random_port("tcp://127.0.0.1")
+        words = f"-a 127.0.0.1 -p 0 -c 1e-6 -m None --port={port} --cert_dir None --block_id=0 --hb_period=1"
+        words += f" --hb_threshold=1 --logdir={tmp_path} --max_workers_per_node=1 --cpu-affinity none"
+        words += " --poll 10 --drain_period=None --mpi-launcher=mpiexec --available-accelerators"
+        command = [sys.executable, "-m", "tasks.worker_pool", *words.split()]
+        pool = subprocess.Popen(command, cwd=CHECKOUT, stderr=subprocess.PIPE, text=True)
+        # It tries where an interchange answers, and connects to that one once more.
+        silent.setsockopt(zmq.RCVTIMEO, 30_000)
+        asker, _ = silent.recv_multipart()
+        silent.send_multipart([asker, b""])
+        assert asker.startswith(b"\0"), "one with a name of its own, which the next connection bears as well"
+        _, said = pool.communicate(timeout=60)
+    assert pool.returncode == 1
+    assert "no answer from the interchange in 3 s: the pool ends" in said
 
 
 @pytest.mark.slow
@@ -94,10 +119,13 @@ def test_messages_that_fill_a_pipe_do_not_stop_a_pool(pool):
     assert pool.is_running()
 
 
-def _sleep_as(seconds):
+def _sleep_as(seconds, folder=None):
     import os
     import time
+    from pathlib import Path
 
+    if folder is not None:
+        (Path(folder) / str(os.getpid())).touch()
     time.sleep(seconds)
     return os.getpid()
 
