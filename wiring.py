@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import socket
 import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -29,10 +30,11 @@ from sites.globus import globus
 from sites.pool import shares
 from sites.site import REACHES_ALL, Resources, Site, SshAccess
 from tasks.errors import BadInput
-from tasks.messages import StoreKind, Topic
+from tasks.messages import Feed, StoreKind, Topic
 from tasks.platforms import GPU_PLATFORMS
 from tasks.prepared import PreparedSystem
-from tasks.transport import PASSWORD_VARIABLE
+from tasks.stream.spec import LOOPBACK
+from tasks.transport import PASSWORD_VARIABLE, TOKEN_VARIABLE
 
 if TYPE_CHECKING:
     from campaign.method import Method
@@ -169,7 +171,8 @@ def crew_of(members: Sequence[Member], home: Path, stack: ExitStack) -> Crew:
     stack.callback(guardian.dismiss)
     closing = stack.enter_context(ExitStack())
     redis = _redis(members, home, stack)
-    resources = _resources(members, private_dir, redis)
+    feed, door = _feed(members, run_id, redis, stack)
+    resources = _resources(members, private_dir, redis, door)
     pool = _pool(parts.pool, resources)
     learning = _learning(parts.learning, resources)
     n_moves = any(_crossing(member.parts) for member in members)
@@ -192,14 +195,55 @@ def crew_of(members: Sequence[Member], home: Path, stack: ExitStack) -> Crew:
         redis=redis,
         closing=closing,
         earlier=frozenset(run_id for run_id in earlier if run_id is not None),
+        feed=feed,
+        door=door,
     )
 
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost"})
 
 
-def _resources(members: Sequence[Member], private_dir: Path, redis: RedisServer | None) -> Resources:
+def _feed(
+    members: Sequence[Member], run_id: str, redis: RedisServer | None, stack: ExitStack
+) -> tuple[Feed | None, socket.socket | None]:
+    """Return where running segments tell of batches, and the socket that listens there unless it is Redis.
+
+    Raises
+    ------
+    BadInput
+        When segments of a site would reach neither.
+    """
+    streaming = [member.parts for member in members if member.parts.settings.stream]
+    if not streaming:
+        return None, None
+    namespace = f"wayfinder-feed-{run_id[:12]}"
+    away = [each.site for parts in streaming for each in parts.pool if not _dials_back(each.site, parts.settings)]
+    if not away:
+        door = stack.enter_context(socket.create_server((LOOPBACK, 0), backlog=1024))
+        # By the environment, which workers inherit and which is never written down.
+        os.environ[TOKEN_VARIABLE] = secrets.token_hex(32)
+        return Feed(namespace, "zmq", (("host", LOOPBACK), ("port", str(door.getsockname()[1]))), 0), door
+    if redis is None or any(parts.kinds["simulate"] != "redis" for parts in streaming):
+        raise BadInput(
+            f"--stream: segments of site {away[0].name} reach this host by no way that batches could be told of: add "
+            "--simulate-ps-backend redis, with a server that they reach, or drop --stream"
+        )
+    return Feed(namespace, "redis", (("hostname", redis.host), ("port", str(redis.port))), 0), None
+
+
+def _dials_back(site: Site, settings: Settings) -> bool:
+    """Return whether workers of a site reach ports of this host's loopback; a tunnel by hand has those it has."""
+    return site.dials_back and (site.shares_run_dir or settings.ssh_tunnel == "auto")
+
+
+def _resources(
+    members: Sequence[Member], private_dir: Path, redis: RedisServer | None, door: socket.socket | None
+) -> Resources:
     settings = members[0].parts.settings
+    # Only loopback has to be brought there: any other address is dialled as it is.
+    forwards = () if redis is None or redis.host not in _LOOPBACK else (redis.port,)
+    if door is not None:
+        forwards = (*forwards, door.getsockname()[1])
     return Resources(
         settings.simulate_workers,
         settings.ml_workers,
@@ -210,8 +254,7 @@ def _resources(members: Sequence[Member], private_dir: Path, redis: RedisServer 
         any(member.parts.prepared.platform in GPU_PLATFORMS for member in members),
         unpacking=_unpacking(settings),
         ssh=_ssh(settings),
-        # Only loopback has to be brought there: any other address is dialled as it is.
-        forwards=() if redis is None or redis.host not in _LOOPBACK else (redis.port,),
+        forwards=forwards,
         task_timeout_s=settings.task_timeout,
     )
 
@@ -436,6 +479,8 @@ def _destinations(
         "infer": learning("infer"),
         "train": learning("train"),
     }
+    if settings.stream:
+        destinations["glance"] = destinations["infer"].of("glance")
     if parts.method is not None:
         destinations["coordinate"] = destinations["infer"].of("coordinate")
     store = stores.of["infer"]  # a move names its own store; this one is for the probe

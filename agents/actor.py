@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from colmena.models import Result
@@ -18,11 +18,12 @@ from campaign.faults import reach
 from campaign.rundir import RunDirectory
 from campaign.trace import Traces
 from tasks.files import discard, publish
-from tasks.messages import Topic
+from tasks.messages import Batch, Topic
 from tasks.transport import evict
 
 if TYPE_CHECKING:
     from agents.chronicle import Chronicle
+    from agents.feed import FeedInlet
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,8 @@ class Actor:
         Whether nobody waits any more for what is still out.
     chronicle
         What tells of weighted ensembles; None for other campaigns.
+    feed
+        Where running segments are told what became of their batches; None where they send none.
     ended
         Whether the campaign was over when somebody last looked; told without its lock.
     """
@@ -59,6 +62,7 @@ class Actor:
         self._traces = traces
         self._run_dir = run_dir
         self.chronicle: Chronicle | None = None
+        self.feed: FeedInlet | None = None
 
     @property
     def state(self) -> CampaignState:
@@ -90,6 +94,11 @@ class Actor:
 
         if self.state.failure is None and not self.dismissed:
             self._guarded(decide)
+
+    def hear(self, batches: Sequence[Batch]) -> None:
+        """Take in batches of segments that run."""
+        if self.state.failure is None and not self.dismissed:
+            self._guarded(lambda: self.act(self.steering.hear(batches)))
 
     def stop(self, reason: str) -> None:
         """Send nothing more."""
@@ -124,6 +133,8 @@ class Actor:
                 self._chronicle(self.chronicle, outbox)
             for note in outbox.notes:
                 self.tell(note)
+            if self.feed is not None:
+                self.feed.tell(outbox.receipts)
             self._tidy(outbox)
         self._send(hooks)
         return segment_sent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,9 +24,10 @@ from tasks.bundle import run_bundle
 from tasks.embed_coordinate import embed_coordinate
 from tasks.equilibrate import equilibrate
 from tasks.gather import gather
+from tasks.glance import glance
 from tasks.hook import run_hook
 from tasks.infer import embed
-from tasks.messages import Topic
+from tasks.messages import Feed, Topic
 from tasks.probe import probe
 from tasks.simulate import begin_segment
 from tasks.train import train
@@ -35,6 +37,7 @@ METHODS: dict[Topic, Callable[..., Any]] = {
     "equilibrate": equilibrate,
     "simulate": begin_segment,
     "infer": embed,
+    "glance": glance,
     "coordinate": embed_coordinate,
     "train": train,
     "move": move,
@@ -87,6 +90,8 @@ class Crew:
         and hooks. Not started yet; they come to life in the task server's process.
     redis
         None where nothing uses Redis.
+    feed, door
+        Where batches of running segments are told of, and the socket that listens there if it is one of ours.
     closing
         Closed once its servers have ended.
     """
@@ -103,6 +108,8 @@ class Crew:
     redis: RedisServer | None
     closing: ExitStack
     earlier: frozenset[str] = frozenset()
+    feed: Feed | None = None
+    door: socket.socket | None = None
 
     @property
     def executors(self) -> list[ParslExecutor]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from redis import RedisError
 from agents import probing
 from agents.actor import Actor
 from agents.crew import Crew, Service, served
+from agents.feed import FeedInlet
 from agents.lasting import begin_process, bring_in, finder, gather_here, mend, mend_learnt, park, recoverer
 from agents.memory import Recollection
 from agents.pool import Pool
@@ -158,7 +160,8 @@ def run_campaigns(plans: Sequence[Plan], signals: Signals) -> list[Summary]:
         campaigns = [_begin(number, plan, service, stack) for number, plan in enumerate(plans)]
         try:
             _make_sure_of_workers(service, campaigns, signals)
-            _watch(service, campaigns, signals)
+            feed = _feed(service.crew, campaigns, stack)
+            _watch(service, campaigns, signals, feed)
         except probing.ProbeFailed as error:
             for each in campaigns:
                 each.state.fail(str(error))
@@ -194,7 +197,7 @@ def _begin(number: int, plan: Plan, service: Service, stack: ExitStack) -> _Runn
         ledger = _open_ledger(plan.run_dir.ledger)
         stack.callback(ledger.close)
         try:
-            steering = _steering(plan, ledger)
+            steering = _steering(number, plan, ledger)
         except TaskFailed as error:
             raise BadInput(str(error)) from error
         except BrokenEnsemble as error:
@@ -240,7 +243,7 @@ def _conclude(campaign: _Running, service: Service, signals: Signals, ended: flo
     return summary
 
 
-def _steering(plan: Plan, ledger: Ledger) -> Steering:
+def _steering(number: int, plan: Plan, ledger: Ledger) -> Steering:
     """Return the campaign's logic, where an earlier process left it if there was one.
 
     Raises
@@ -260,7 +263,7 @@ def _steering(plan: Plan, ledger: Ledger) -> Steering:
     begin_process(ledger, plan.crew.run_id, plan.run_dir.path, about)
     if ledger.network is not None:
         logger.info("the ledger lies on %s: a rollback journal and a sync for every commit", ledger.network)
-    state, basis = _state(plan, ledger)
+    state, basis = _state(number, plan, ledger)
     state.archives = lambda: unknown_archives(ledger, plan.run_dir.path)
     steering = Steering(state, basis, plan.method)
     if plan.resumed:
@@ -283,7 +286,7 @@ def _policy(settings: Settings) -> Policy:
     return policy(settings.policy if settings.learns or not settings.is_ensemble else "plain")
 
 
-def _state(plan: Plan, ledger: Ledger) -> tuple[CampaignState, Ref]:
+def _state(number: int, plan: Plan, ledger: Ledger) -> tuple[CampaignState, Ref]:
     """Return the campaign's state, and the address of where walkers begin; system and weights are shipped.
 
     Raises
@@ -306,6 +309,8 @@ def _state(plan: Plan, ledger: Ledger) -> tuple[CampaignState, Ref]:
     state = CampaignState(
         settings, chosen, plan.dynamics, molecule, plan.destinations, ledger, plan.stores.by_name, plan.places
     )
+    if settings.stream and plan.crew.feed is not None:
+        state.feed = replace(plan.crew.feed, campaign=number)
     for ref in shipped.values():
         state.hold(ref, "system")
     return state, ship(plan.prepared.basis(), stores["simulate"])
@@ -389,7 +394,23 @@ def _admit_latecomers(service: Service, pools: Sequence[Pool]) -> None:
                 pool.admit(executor)
 
 
-def _watch(service: Service, campaigns: Sequence[_Running], signals: Signals) -> None:
+def _feed(crew: Crew, campaigns: Sequence[_Running], stack: ExitStack) -> FeedInlet | None:
+    """Return where batches of running segments are heard of, until the stack is closed.
+
+    Made once the task server is forked, which must not have the thread of a socket.
+    """
+    if crew.feed is None:
+        return None
+    stores = [each.plan.stores.of["simulate"] for each in campaigns]
+    # ZeroMQ closes what it is given.
+    feed = FeedInlet(crew.feed, None if crew.door is None else os.dup(crew.door.fileno()), stores)
+    stack.callback(feed.close)
+    for each in campaigns:
+        each.actor.feed = feed
+    return feed
+
+
+def _watch(service: Service, campaigns: Sequence[_Running], signals: Signals, feed: FeedInlet | None) -> None:
     """Let the campaigns go on until all are over."""
     actors = [each.actor for each in campaigns]
     for each in campaigns:
@@ -400,7 +421,7 @@ def _watch(service: Service, campaigns: Sequence[_Running], signals: Signals) ->
         state.pool.shared_by = _sharing(actors, plan)
         with plan.run_dir.in_focus():
             logger.info("%s: %s", plan.prepared.name, plan.settings.policy)
-    thinker = CampaignThinker(service.queues, actors)
+    thinker = CampaignThinker(service.queues, actors, feed)
     pools = [each.state.pool for each in campaigns]
     slots = sum(hands.slots for hands in service.crew.pool)
     with _display(actors, slots) as display:

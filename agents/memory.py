@@ -40,6 +40,7 @@ def remember(steering: Steering) -> None:
         "rng": state.rng.bit_generator.state,
         "failures": counts.failures,
         "watched": counts.watched,
+        "fed": counts.fed,
         "n_sent": counts.n_sent,
         "compute_s": [[site, topic, seconds] for (site, topic), seconds in counts.compute_s.items()],
         "span_s": counts.span_before_s + _span(counts),
@@ -96,6 +97,7 @@ class Recollection:
         state.rng.bit_generator.state = told["rng"]
         counts.failures = Counter(told["failures"])
         counts.watched = Counter(told.get("watched", {}))
+        counts.fed = Counter(told.get("fed", {}))
         counts.n_sent = Counter(told["n_sent"])
         counts.compute_s.update({(site, topic): seconds for site, topic, seconds in told["compute_s"]})
         counts.span_before_s = told["span_s"]

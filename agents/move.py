@@ -12,7 +12,7 @@ from agents.topic import TopicAgent
 from tasks.messages import Cargo, MoveResult, MoveSpec, Ref, Topic
 
 # Who needs what is moved.
-_CONSUMER: dict[str, Topic] = {"frames": "infer", "offer": "simulate", "basis": "infer"}
+_CONSUMER: dict[str, Topic] = {"frames": "infer", "batch": "infer", "offer": "simulate", "basis": "infer"}
 
 
 class MoveAgent(TopicAgent[MoveSpec, MoveResult]):

@@ -16,7 +16,7 @@ from colmena.queue.redis import RedisQueues
 from tasks.transport import PASSWORD_VARIABLE
 
 PROBE = "probe"
-TOPICS = ("equilibrate", "simulate", "infer", "coordinate", "train", "move", "gather", "hook", PROBE)
+TOPICS = ("equilibrate", "simulate", "infer", "glance", "coordinate", "train", "move", "gather", "hook", PROBE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,6 @@ from agents.state import CampaignState, Destination, Start
 from agents.topic import InFlight, Outcome, TopicAgent, task_seed, without_system
 from agents.walkers import Due, Walkers
 from campaign.ledger import OpenTask, State
-from campaign.settings import Settings
 from tasks.messages import Archive, FileRecord, Ref, SegmentResult, SegmentSpec, Watch, Watched
 
 # Bundles sent per worker: one runs, one waits behind it.
@@ -114,7 +113,7 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         self._turnarounds: deque[float] = deque(maxlen=64)
         self._load = Load()
         self._recalled_to: dict[int, Destination] = {}
-        self._watch = _watch(state.settings)
+        self._watch = _watch(state)
         self._told_of_failure = False
 
     # What is sent -----------------------------------------------------------------------------------------------
@@ -298,7 +297,18 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         found = super().found(spec)
         if found is None and (start := self.walkers.start_lost(spec)) is not None:
             found = replace(spec, start=start.ref, start_row=start.row)
-        return None if found is None else replace(found, watch=self._watch)
+        return None if found is None else self._watched(found)
+
+    def _watched(self, spec: SegmentSpec) -> SegmentSpec:
+        """Return a spec of an earlier process with those who look at segments now.
+
+        A segment that runs for its trajectory alone is as long as it was, whoever ended it.
+        """
+        if spec.segment_id not in self.again:
+            return replace(spec, watch=self._watch)
+        n_steps = self._as_counted(spec)["n_frames"] * spec.dynamics.frame_steps
+        watch = None if self._watch is None else replace(self._watch, feed=None)
+        return replace(spec, watch=watch, dynamics=replace(spec.dynamics, n_steps=n_steps))
 
     def send(
         self,
@@ -447,6 +457,11 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
 
     # What comes back --------------------------------------------------------------------------------------------
 
+    def attempt_of(self, segment_id: int) -> int | None:
+        """Return the number of the attempt at a segment that is out; None where none is."""
+        flight = self.in_flight.get(segment_id)
+        return None if flight is None else flight.spec.attempt
+
     def handle(self, outcome: Outcome) -> None:
         """Note how long an attempt was out, and commit what became of it."""
         flight = self.in_flight.get(outcome.task_id)
@@ -545,6 +560,9 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
     def _count_watched(self, watched: Watched) -> None:
         told = self.state.counts.watched
         told.update(batches=watched.n_batches, failed=watched.n_failed, stopped=int(watched.stopped))
+        if watched.fed is not None:
+            fed = watched.fed
+            self.state.counts.fed.update(batches=fed.sent, dropped=fed.dropped, stopped=int(fed.stopped))
         if watched.error is not None and not self._told_of_failure:
             self._told_of_failure = True
             self.state.warn(f"{watched.error}; its segment goes on, and the summary counts such calls")
@@ -601,9 +619,10 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
             counts.last_ended = max(outcome.ended, counts.last_ended or outcome.ended)
 
 
-def _watch(settings: Settings) -> Watch | None:
+def _watch(state: CampaignState) -> Watch | None:
     """Return who looks at segments while they run."""
-    if settings.on_frames is None and not settings.serves:
+    settings = state.settings
+    if settings.on_frames is None and not settings.serves and state.feed is None:
         return None
     return Watch(
         every=settings.batch_frames,
@@ -615,4 +634,5 @@ def _watch(settings: Settings) -> Watch | None:
         imd_host=(settings.imd_host or "127.0.0.1") if settings.serves else None,
         when_slow=settings.stream_when_slow,
         command=settings.stream_command,
+        feed=state.feed,
     )

@@ -29,8 +29,10 @@ from tasks.messages import (
     Dynamics,
     EmbedSpec,
     EquilibrateSpec,
+    Feed,
     FileRecord,
     GatherSpec,
+    GlanceSpec,
     HookSpec,
     MoveSpec,
     Ref,
@@ -52,7 +54,17 @@ Origin = tuple[int | None, int | None]
 # Run where segments do, at any site of their pool.
 POOLED: frozenset[Topic] = frozenset({"equilibrate", "simulate", "gather"})
 
-TaskSpec = EquilibrateSpec | SegmentSpec | EmbedSpec | CoordinateSpec | TrainSpec | MoveSpec | GatherSpec | HookSpec
+TaskSpec = (
+    EquilibrateSpec
+    | SegmentSpec
+    | EmbedSpec
+    | GlanceSpec
+    | CoordinateSpec
+    | TrainSpec
+    | MoveSpec
+    | GatherSpec
+    | HookSpec
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +189,14 @@ def bundles(sends: Iterable[Send]) -> Iterator[list[Send]]:
         yield from [together] if bundle is not None else ([send] for send in together)
 
 
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a running segment is told: how many of its batches were taken, or that it may end."""
+
+    stream: int
+    taken: int | None = None
+
+
 @dataclass(slots=True)
 class Outbox:
     """What is to be done once the ledger has committed.
@@ -191,6 +211,8 @@ class Outbox:
         Iterations of weighted ensembles that ended.
     published, discarded
         Files of results that were accepted, which are moved to their places, and of results that came too late.
+    receipts
+        What running segments are told of the batches that they sent.
     """
 
     sends: list[Send] = field(default_factory=list)
@@ -198,6 +220,7 @@ class Outbox:
     records: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     removals: list[str] = field(default_factory=list)
+    receipts: list[Receipt] = field(default_factory=list)
     boundaries: list[Boundary] = field(default_factory=list)
     published: list[FileRecord] = field(default_factory=list)
     discarded: list[FileRecord] = field(default_factory=list)
@@ -258,6 +281,9 @@ class Counts:
     ----------
     watched
         Batches of frames that the user's function was called with, calls that failed, segments that it stopped.
+    fed
+        Batches of running segments that went to the learning site and that did not, those that were looked at, and
+        segments that the campaign ended.
     first_started, last_ended
         Of the segments of this process (UNIX seconds); those of earlier ones took ``span_before_s``.
     sent_before, segments_before
@@ -272,6 +298,7 @@ class Counts:
     failures: Counter[str] = field(default_factory=Counter)
     quarantined: int = 0
     watched: Counter[str] = field(default_factory=Counter)
+    fed: Counter[str] = field(default_factory=Counter)
     compute_s: dict[tuple[str, Topic], float] = field(default_factory=lambda: defaultdict(float))
     first_started: float | None = None
     last_ended: float | None = None
@@ -308,6 +335,8 @@ class CampaignState:
         Where data of the campaign may lie, by name.
     pool
         The sites of segments; the first of them is their topic's destination.
+    feed
+        Where segments tell of batches of their frames while they run; None where they do not.
     find
         Returns data of an earlier process where this one's topic reaches them; None if they are lost.
     recover
@@ -341,6 +370,7 @@ class CampaignState:
         self.pool = Pool(pool or (destinations["simulate"],), settings.heartbeat_threshold_s)
         self.ledger = ledger
         self.stores = stores
+        self.feed: Feed | None = None
         self.find: Callable[[Ref, Topic], Ref | None] = lambda ref, topic: ref
         self.recover: Callable[[Learnt], tuple[Ref, int] | None] = lambda what: None
         self.archives: Callable[[], Iterable[Archive]] = lambda: ()

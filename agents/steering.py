@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ import numpy as np
 from agents.coordinate import CoordinateAgent
 from agents.equilibrate import EquilibrateAgent
 from agents.gather import GatherAgent
+from agents.glance import GlanceAgent
 from agents.hook import HookAgent
 from agents.infer import InferAgent
 from agents.memory import remember
@@ -23,7 +24,7 @@ from agents.state import CampaignState, CandidateSet, Outbox
 from agents.topic import Outcome, TopicAgent
 from agents.train import TrainAgent
 from agents.walkers import Basis, FreeWalkers, Walkers
-from tasks.messages import Cargo, Ref, Topic
+from tasks.messages import Batch, Cargo, Ref, Topic
 
 if TYPE_CHECKING:
     from agents.ensemble import EnsembleWalkers
@@ -67,6 +68,7 @@ class Steering:
         self.infer = InferAgent(state)
         self.train = TrainAgent(state)
         self.move = MoveAgent(state, self._deliver)
+        self.glance = GlanceAgent(state, self.simulate.attempt_of, self.move.bring)
         coordinate = None if method is None else method.coordinate
         self.coordinate = CoordinateAgent(state, coordinate, self._bin)
         self.questions = Questions(state, walkers.basis.starts, self.move.bring, self.coordinate.compute)
@@ -74,8 +76,8 @@ class Steering:
         self.agents: dict[Topic, TopicAgent] = {  # type: ignore[type-arg]  # each topic has types of its own
             agent.topic: agent
             for agent in (
-                self.equilibrate, self.simulate, self.infer, self.coordinate, self.train, self.move, self.gather,
-                self.hook,
+                self.equilibrate, self.simulate, self.infer, self.glance, self.coordinate, self.train, self.move,
+                self.gather, self.hook,
             )
         }  # fmt: skip
 
@@ -86,6 +88,10 @@ class Steering:
     def handle(self, topic: Topic, *outcomes: Outcome) -> Outbox:
         """Return what follows from the outcomes of a bundle, once the ledger has them."""
         return self._decide(lambda: self.agents[topic].handle_all(outcomes))
+
+    def hear(self, batches: Sequence[Batch]) -> Outbox:
+        """Take in batches of segments that run."""
+        return self._decide(lambda: self.glance.hear(batches))
 
     def keep_time(self) -> Outbox:
         """Give up what is past its deadline, and end when the time is up."""
@@ -230,6 +236,7 @@ class Steering:
             return
         self.questions.send()
         self.train.refine()
+        self.glance.look()
         # What is learnt from the last segments is part of the campaign: coverage counts their frames.
         self.infer.look(last=self._no_more_segments() and not self.move.busy)
 
@@ -272,6 +279,8 @@ class Steering:
         if what == "frames":
             self.walkers.reached(number, reachable)
             self._observe(number, ref, reachable)
+        elif what == "batch":
+            self.glance.reached(number, ref, reachable)
         elif what == "basis":
             self.questions.arrived(number, reachable)
         else:

@@ -86,11 +86,12 @@ def summarise(
         sites={
             topic: [place.site for place in _places(state, topic)]
             for topic in state.destinations
-            if topic not in ("move", "gather", "hook")
+            if topic not in ("glance", "move", "gather", "hook")
         },
         weighted_ensemble=ensembles,
         hooks={word: state.ledger.n_tasks("hook", word) for word in ("complete", "fizzled")},
         on_frames={word: counts.watched[word] for word in ("batches", "failed", "stopped")},
+        stream={word: counts.fed[word] for word in ("batches", "dropped", "embedded", "stopped")},
     )
 
 

@@ -8,6 +8,7 @@ from colmena.models import Result
 from colmena.thinker import BaseThinker, agent, result_processor
 
 from agents.actor import Actor
+from agents.feed import FeedInlet
 from agents.queues import Queues
 from tasks.messages import Topic
 
@@ -17,9 +18,10 @@ _TICK_S = 0.25
 class CampaignThinker(BaseThinker):
     """One thread per topic and a clock, for one campaign or several that share their workers."""
 
-    def __init__(self, queues: Queues, actors: Sequence[Actor]) -> None:
+    def __init__(self, queues: Queues, actors: Sequence[Actor], feed: FeedInlet | None = None) -> None:
         super().__init__(queues, daemon=True, logger_name="colmena.thinker")
         self.actors = tuple(actors)
+        self.feed = feed
 
     @agent(startup=True)
     def begin(self) -> None:
@@ -37,6 +39,14 @@ class CampaignThinker(BaseThinker):
             if all(actor.over for actor in self.actors):
                 return
 
+    @agent
+    def hear_of_batches(self) -> None:
+        """Take in what running segments send, until every campaign is over."""
+        while self.feed is not None and not (self.done.is_set() or all(actor.over for actor in self.actors)):
+            for number, batches in self.feed.hear(_TICK_S).items():
+                if number < len(self.actors) and not self.actors[number].over:
+                    self.actors[number].hear(batches)
+
     @result_processor(topic="equilibrate")
     def state_equilibrated(self, result: Result) -> None:
         """Take an equilibrated basis state in."""
@@ -51,6 +61,11 @@ class CampaignThinker(BaseThinker):
     def frames_embedded(self, result: Result) -> None:
         """Take new candidates in."""
         self._take("infer", result)
+
+    @result_processor(topic="glance")
+    def batches_embedded(self, result: Result) -> None:
+        """Take in how novel the batches of running segments are."""
+        self._take("glance", result)
 
     @result_processor(topic="coordinate")
     def coordinates_computed(self, result: Result) -> None:

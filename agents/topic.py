@@ -26,6 +26,8 @@ from tasks.messages import (
     FileRecord,
     GatherResult,
     GatherSpec,
+    GlanceResult,
+    GlanceSpec,
     HookResult,
     HookSpec,
     MoveResult,
@@ -43,6 +45,7 @@ ResultT = TypeVar(
     EquilibrateResult,
     SegmentResult,
     EmbedResult,
+    GlanceResult,
     CoordinateResult,
     TrainResult,
     MoveResult,
@@ -281,7 +284,7 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
 
     def _put_out(self, spec: SpecT, place: Destination, bundle: int | None) -> SpecT:
         """Record an attempt and put it in the outbox; return it as it is sent."""
-        if not isinstance(spec, MoveSpec | HookSpec | GatherSpec | CoordinateSpec):
+        if not isinstance(spec, MoveSpec | HookSpec | GatherSpec | CoordinateSpec | GlanceSpec):
             spec = replace(spec, run_dir=place.run_dir)
         self.state.ledger.begin_attempt(task_id(spec), spec.attempt, place.site, place.executor)
         self.state.counts.n_sent[self.topic] += 1

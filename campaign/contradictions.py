@@ -30,6 +30,7 @@ def contradictions(settings: Settings) -> Iterator[str]:
     yield from _frames(settings)
     yield from _batches(settings)
     yield from _imd(settings)
+    yield from _stream(settings)
     yield from _equilibration(settings)
     yield from _learning(settings)
     yield from _ensemble(settings)
@@ -124,8 +125,11 @@ def _batches(settings: Settings) -> Iterator[str]:
     every_ps, frame_ps, segment_ps = settings.stream_every_ps, settings.frame_ps, settings.segment_ps
     if every_ps is None:
         return
-    if settings.on_frames is None:
-        yield f"--stream-every-ps {every_ps:g} is how often --on-frames is called: add that, or drop this"
+    if settings.on_frames is None and not settings.stream:
+        yield (
+            f"--stream-every-ps {every_ps:g} is how often --on-frames is called and --stream sends: add one of "
+            "these, or drop this"
+        )
     ratio = every_ps / frame_ps
     n_frames = max(1, round(ratio))
     if abs(ratio - n_frames) > _RATIO_TOLERANCE * n_frames:
@@ -142,8 +146,34 @@ def _imd(settings: Settings) -> Iterator[str]:
         return
     if settings.imd_host is not None:
         yield f"--imd-host {shown(settings.imd_host)} is where --imd listens: add that, or drop this"
-    if settings.stream_when_slow != "drop":
-        yield f"--stream-when-slow {settings.stream_when_slow} is about clients of --imd: add that, or drop this"
+    if settings.stream_when_slow != "drop" and not settings.stream:
+        yield (
+            f"--stream-when-slow {settings.stream_when_slow} is about --imd and --stream: add one of these, or "
+            "drop this"
+        )
+
+
+def _stream(settings: Settings) -> Iterator[str]:
+    if not settings.stream:
+        if settings.stop_below is not None:
+            yield (f"--stop-below {settings.stop_below:g} judges what --stream sends: add that, or drop this")
+        return
+    if settings.is_ensemble:
+        yield (
+            "--stream would judge, and end, the segments of a weighted ensemble by what they find, which biases it: "
+            "drop it, or look at them with --on-frames"
+        )
+        return
+    if not policy(settings.policy).learns or not settings.infer_every:
+        given = "--infer-every 0" if policy(settings.policy).learns else f"--policy {shown(settings.policy)}"
+        yield f"--stream compares frames with what learning knows, and {given} learns nothing: drop one of them"
+    if settings.no_proxystore or settings.ps_backends["simulate"] == "none":
+        yield "--stream puts batches into the store of segments, and there is none: choose a --simulate-ps-backend"
+    if settings.stop_below is not None and settings.lockstep:
+        yield (
+            f"--stop-below {settings.stop_below:g} ends segments when a verdict comes, which --lockstep must not "
+            "depend on: drop one of them"
+        )
 
 
 def _equilibration(settings: Settings) -> Iterator[str]:

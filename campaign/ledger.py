@@ -25,7 +25,7 @@ from tasks.messages import Archive, FileRecord, Ref
 
 SCHEMA_VERSION = 2
 
-Kind = Literal["equilibrate", "simulate", "infer", "coordinate", "train", "move", "gather", "hook"]
+Kind = Literal["equilibrate", "simulate", "infer", "glance", "coordinate", "train", "move", "gather", "hook"]
 State = Literal["waiting", "ready", "running", "computed", "complete", "fizzled", "quarantined"]
 ArtifactKind = Literal["trajectory", "end_state", "reference", "model", "archive"]
 

@@ -25,6 +25,21 @@ class LiveSettings(BaseModel):
         "segment",
         metavar="MODULE:FUNCTION",
     )
+    stream: bool = setting(
+        LIVE,
+        False,
+        "send batches of frames to the learning site while segments run, and embed them there",
+    )
+    stop_below: float | None = setting(
+        LIVE,
+        None,
+        "end a running segment (--stream) of which two batches in a row have no frame that is rarer than this share "
+        "of the frames known",
+        metavar="SHARE",
+        default_text="never",
+        gt=0,
+        le=1,
+    )
     stream_every_ps: float | None = setting(
         LIVE,
         None,
@@ -51,7 +66,8 @@ class LiveSettings(BaseModel):
     stream_when_slow: WhenSlow = setting(
         LIVE,
         "drop",
-        "what becomes of a frame that an IMD client has no room for: others get it, or the segment waits",
+        "what becomes of a frame that an IMD client, or of a batch that the learning site, has no room for: it is "
+        "dropped, or the segment waits",
     )
 
     stream_command: str | None = setting(

@@ -83,6 +83,7 @@ class Summary:
     weighted_ensemble: EnsembleSummary | None = None
     hooks: dict[str, int] = field(default_factory=lambda: {"complete": 0, "fizzled": 0})
     on_frames: dict[str, int] = field(default_factory=lambda: {"batches": 0, "failed": 0, "stopped": 0})
+    stream: dict[str, int] = field(default_factory=lambda: {"batches": 0, "dropped": 0, "embedded": 0, "stopped": 0})
     schema: int = field(default=1)
 
     def as_dict(self) -> dict[str, Any]:
@@ -117,6 +118,11 @@ class Summary:
             told.append(
                 f"frames looked at in {self.on_frames['batches']} batches: {self.on_frames['failed']} failed, "
                 f"{self.on_frames['stopped']} segments ended early"
+            )
+        if any(self.stream.values()):
+            told.append(
+                f"batches of running segments: {self.stream['batches']} sent, {self.stream['embedded']} embedded, "
+                f"{self.stream['dropped']} dropped; {self.stream['stopped']} segments ended early"
             )
         if self.weighted_ensemble is not None:
             told += self.weighted_ensemble.lines()

@@ -15,6 +15,7 @@ FILES = {
     "equilibrate": "equilibration-results.jsonl",
     "simulate": "simulation-results.jsonl",
     "infer": "inference-results.jsonl",
+    "glance": "glance-results.jsonl",
     "coordinate": "coordinate-results.jsonl",
     "train": "training-results.jsonl",
     "move": "move-results.jsonl",

@@ -112,6 +112,7 @@ def local(name: str = "local", reaches: frozenset[str] = REACHES_ALL) -> Site:
         learn_slots=lambda resources: resources.ml_workers,
         reaches=reaches,
         shares_run_dir=True,
+        dials_back=True,
     )
 
 

@@ -63,7 +63,8 @@ class Resources:
     ssh
         The host of the command line, if it names one.
     forwards
-        Ports of this machine's loopback that workers of other machines need: of a Redis server with their data.
+        Ports of this machine's loopback that workers of other machines need: of a Redis server with their data, and
+        where batches of running segments are told of.
     task_timeout_s
         After which a task that was sent counts as lost.
     """
@@ -96,6 +97,8 @@ class Site:
         Kinds of store that its workers can open.
     shares_run_dir
         Whether its workers see the run directory under the same path.
+    dials_back
+        Whether its workers reach ports of the submit host's loopback (`tasks.transport.port_here`).
     max_inline_bytes
         Of arrays in a message, where what carries it takes less than others do.
     """
@@ -108,6 +111,7 @@ class Site:
     reaches: frozenset[str]
     shares_run_dir: bool
     max_inline_bytes: int | None = None
+    dials_back: bool = False
 
 
 SiteMaker = Callable[[], Site]

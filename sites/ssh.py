@@ -28,7 +28,7 @@ from sites.htex import htex
 from sites.reach import check, ssh, tell_master
 from sites.site import Resources, Site, SshAccess, no_devices, worker_environment
 from tasks.errors import BadInput
-from tasks.transport import FORWARDED_VARIABLE, PASSWORD_VARIABLE
+from tasks.transport import FORWARDED_VARIABLE, PASSWORD_VARIABLE, TOKEN_VARIABLE
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class SshProvider(ExecutionProvider):  # type: ignore[misc]  # Parsl has no type
     forwards: tuple[int, ...]
     heartbeat_s: int
     silence_s: int
-    secrets: Sequence[str] = (_RUN_VARIABLE, PASSWORD_VARIABLE)
+    secrets: Sequence[str] = (_RUN_VARIABLE, PASSWORD_VARIABLE, TOKEN_VARIABLE)
     init_blocks: int = 1
     min_blocks: int = 1
     max_blocks: int = 1
@@ -258,6 +258,7 @@ def ssh_site(
         learn_slots=lambda resources: resources.ml_workers,
         reaches=reaches,
         shares_run_dir=False,
+        dials_back=True,
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tasks.imd import ImdServer
 from tasks.messages import SegmentSpec
-from tasks.transport import PASSWORD_VARIABLE
+from tasks.transport import SECRETS
 
 # For the command to connect; a segment does not begin before, or there would be nothing left to see of a short one.
 CONNECT_S = 30.0
@@ -86,7 +86,7 @@ class Companion:
 
 
 def _environment(spec: SegmentSpec, imd: ImdServer, run_dir: Path) -> dict[str, str]:
-    environment = {name: value for name, value in os.environ.items() if name != PASSWORD_VARIABLE}
+    environment = {name: value for name, value in os.environ.items() if name not in SECRETS}
     return environment | {
         "WAYFINDER_IMD_HOST": imd.host,
         "WAYFINDER_IMD_PORT": str(imd.port),

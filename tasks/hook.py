@@ -19,7 +19,7 @@ import numpy as np
 from tasks.errors import HookFailed
 from tasks.messages import HookResult, HookSpec
 from tasks.named import NotFound, import_named, is_name, told
-from tasks.transport import PASSWORD_VARIABLE
+from tasks.transport import SECRETS
 from tasks.user_code import TimeIsUp, bounded, is_number, numbers
 
 # What `--continue-until` returns is kept under this name.
@@ -103,7 +103,7 @@ def _run_command(spec: HookSpec) -> dict[str, float]:
 
 
 def _environment(spec: HookSpec) -> dict[str, str]:
-    ours = (PASSWORD_VARIABLE, "WAYFINDER_SEGMENT")
+    ours = (*SECRETS, "WAYFINDER_SEGMENT")
     environment = {name: value for name, value in os.environ.items() if name not in ours}
     environment["WAYFINDER_RUN_DIR"] = spec.run_dir
     if spec.segment is not None:

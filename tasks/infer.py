@@ -104,17 +104,14 @@ def _new_frames(spec: EmbedSpec, frames: list[dict[str, np.ndarray]], indices: I
 
 
 def _embedded(spec: EmbedSpec, before: ReferenceSet, new: NewFrames) -> tuple[ReferenceSet, NewFrames]:
-    """Return both with embeddings of this model version; what is older is embedded anew, so versions never mix."""
+    """Return both with embeddings of this model version."""
     if not len(before.pca):
         packed = np.frombuffer(fit_pca(new.sample.points, spec.latent).to_bytes(), dtype=np.uint8)
         before = replace(before, pca=packed)
     if spec.embedding == "none":
         return before, new
     model = _model(spec, before)
-    if before.model_version != spec.model_version or before.sample.latent.shape[1] != model.latent:
-        before = before.with_latent(
-            spec.model_version, model.embed(before.sample.points), model.embed(before.frontier.points)
-        )
+    before = before.embedded_by(model, spec.model_version)
     return before, replace(new, sample=replace(new.sample, latent=model.embed(new.sample.points)))
 
 

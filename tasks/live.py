@@ -9,7 +9,9 @@ import numpy as np
 
 from tasks.announce import Announcement, announce
 from tasks.companion import Companion
+from tasks.feed import Feeder
 from tasks.imd import ImdServer
+from tasks.indices import Indices
 from tasks.messages import SegmentSpec, Watch, Watched
 from tasks.onlooker import Onlooker, Stop
 
@@ -23,8 +25,8 @@ class Audience:
     ----------
     stored : ndarray of shape (n_stored,), int64
         Atoms that trajectories keep: those are shown.
-    periodic
-        Whether frames have a box.
+    indices
+        What a model sees of frames, and whether these have a box.
 
     Raises
     ------
@@ -32,8 +34,9 @@ class Audience:
         When no server can listen on the address for IMD clients.
     """
 
-    def __init__(self, spec: SegmentSpec, watch: Watch, stored: np.ndarray, *, periodic: bool) -> None:
+    def __init__(self, spec: SegmentSpec, watch: Watch, stored: np.ndarray, indices: Indices) -> None:
         self._watch = watch
+        self._indices = indices
         self._dynamics = spec.dynamics
         self._stored = stored
         self._n_shown = 0
@@ -44,7 +47,10 @@ class Audience:
         self._told: Path | None = None
         self._companion: Companion | None = None
         if watch.imd_host is not None:
-            self._serve(spec, watch.imd_host, periodic=periodic)
+            self._serve(spec, watch.imd_host, periodic=indices.box is not None)
+        self._feeder: Feeder | None = None
+        if watch.feed is not None:
+            self._feeder = Feeder(spec, watch.feed, watch.when_slow, may_stop=watch.may_stop)
 
     def _serve(self, spec: SegmentSpec, host: str, *, periodic: bool) -> None:
         self._imd = ImdServer(
@@ -66,7 +72,8 @@ class Audience:
     def stopped(self) -> bool:
         """Whether the segment ends with the frames that it has."""
         killed = self._watch.may_stop and self._imd is not None and self._imd.killed
-        return killed or (self._onlooker is not None and self._onlooker.stopped)
+        by_campaign = self._feeder is not None and self._feeder.stopped
+        return killed or by_campaign or (self._onlooker is not None and self._onlooker.stopped)
 
     def see(self, positions: np.ndarray, boxes: np.ndarray | None) -> None:
         """Show the newest frame; to some only once a batch is whole, or the segment.
@@ -85,7 +92,14 @@ class Audience:
         if n - first == self._watch.every or n == self._dynamics.n_frames:
             if self._onlooker is not None:
                 self._onlooker.look(first, positions[first:], None if boxes is None else boxes[first:])
+            # Of the whole segment the result tells.
+            if self._feeder is not None and n < self._dynamics.n_frames:
+                self._feed(self._feeder, first, positions[first:], None if boxes is None else boxes[first:])
             self._n_shown = n
+
+    def _feed(self, feeder: Feeder, first: int, positions: np.ndarray, boxes: np.ndarray | None) -> None:
+        if np.isfinite(positions).all():  # or the segment is about to fail
+            feeder.send(first, self._indices.points(positions, boxes))
 
     def leave(self) -> None:
         """Let go of clients, once the segment has ended: they are sent what they have yet to be sent."""
@@ -95,6 +109,8 @@ class Audience:
             self._imd.close()
         if self._companion is not None:
             self._companion.leave()
+        if self._feeder is not None:
+            self._feeder.leave()
 
     def watched(self) -> Watched:
         """Return what came of it all, once they have left."""
@@ -104,4 +120,5 @@ class Audience:
             stopped=self.stopped,
             imd=None if self._imd is None else self._imd.counts,
             command=None if self._companion is None else self._companion.how,
+            fed=None if self._feeder is None else self._feeder.fed(),
         )

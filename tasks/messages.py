@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from tasks.imd_bounds import ImdCounts
 
-Topic = Literal["equilibrate", "simulate", "infer", "coordinate", "train", "move", "gather", "hook"]
+Topic = Literal["equilibrate", "simulate", "infer", "glance", "coordinate", "train", "move", "gather", "hook"]
 StoreKind = Literal["file", "redis", "globus", "endpoint", "inline"]
 Embedding = Literal["aae", "pca", "none"]
 Candidates = Literal["novel", "nearest", "uniform", "none"]
@@ -20,7 +20,8 @@ Precision = Literal["single", "mixed", "double"]
 WhenSlow = Literal["drop", "wait"]
 Solvent = Literal["implicit", "explicit", "vacuum"]
 Role = Literal["md", "ml", "host"]
-Cargo = tuple[Literal["frames", "offer", "basis"], int]
+Cargo = tuple[Literal["frames", "batch", "offer", "basis"], int]
+EventKind = Literal["zmq", "redis"]
 CoordinateKind = Literal["aae", "phi-psi", "rmsd", "position", "function"]
 Moment = Literal["before-segment", "after-segment", "after-campaign", "continue-until"]
 
@@ -215,6 +216,27 @@ class Coordinate:
 
 
 @dataclass(frozen=True, slots=True)
+class Feed:
+    """Where batches of frames of running segments are told of (`tasks.feed`).
+
+    Attributes
+    ----------
+    namespace, events, options
+        As of `tasks.stream.StreamSpec`; the submit host listens.
+    campaign
+        Number of the campaign among those of the main process.
+    ahead
+        Batches of a segment that may be on their way: the bound of what is held for it.
+    """
+
+    namespace: str
+    events: EventKind
+    options: tuple[tuple[str, str], ...]
+    campaign: int
+    ahead: int = 4
+
+
+@dataclass(frozen=True, slots=True)
 class Watch:
     """Who looks at a segment while it runs (`tasks.live`).
 
@@ -231,9 +253,11 @@ class Watch:
     imd_host
         Address that IMD clients may connect to; None for no server.
     when_slow
-        Whether a frame that a client has no room for is dropped, or waits.
+        Whether a frame that a client has no room for, or a batch that the feed has none for, is dropped or waits.
     command
         The user's, which runs beside the segment as a client; needs ``imd_host``.
+    feed
+        Where batches go that are embedded while the segment runs; None for nowhere.
     """
 
     every: int
@@ -244,6 +268,7 @@ class Watch:
     imd_host: str | None = None
     when_slow: WhenSlow = "drop"
     command: str | None = None
+    feed: Feed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +277,29 @@ class Seen:
 
     until_ps: float
     values: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Fed:
+    """What became of the batches of a segment while it ran.
+
+    Attributes
+    ----------
+    sent, dropped
+        Batches that went to the learning site, and those that did not, as there was no room or nobody.
+    blocked_s
+        How long the segment waited for room.
+    stopped
+        Whether the campaign ended the segment.
+    error
+        Why batches went no more; None where they did.
+    """
+
+    sent: int = 0
+    dropped: int = 0
+    blocked_s: float = 0.0
+    stopped: bool = False
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +318,8 @@ class Watched:
         What clients of its IMD server did; None where there was none.
     command
         How the command beside it ended (``exit code 0``, ``signal SIGTERM``); None where there was none.
+    fed
+        What went to the learning site; None where nothing was to.
     """
 
     n_batches: int = 0
@@ -280,6 +330,7 @@ class Watched:
     n_left_out: int = 0
     imd: ImdCounts | None = None
     command: str | None = None
+    fed: Fed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -525,6 +576,75 @@ class EmbedResult:
     n_reference: int
     seconds: dict[str, float]
     nearest: Nearest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Frames of a segment that runs.
+
+    Attributes
+    ----------
+    stream, number
+        As `tasks.stream` counts them.
+    first, n_frames
+        Number of its first frame in the segment, from 0, and how many there are.
+    made
+        When the last of them was there, UNIX seconds of the worker's clock.
+    points
+        ``points`` (n_frames, n_points, 3) float32: what the model sees of them, in nm.
+    """
+
+    segment_id: int
+    attempt: int
+    stream: int
+    number: int
+    first: int
+    n_frames: int
+    made: float
+    points: Ref
+
+
+@dataclass(frozen=True, slots=True)
+class GlanceSpec:
+    """Batches of running segments to embed, and to compare with what is known; nothing is remembered of them."""
+
+    task_id: int
+    attempt: int
+    batches: tuple[Batch, ...]
+    reference: Ref
+    reference_number: int
+    model: Ref | None
+    model_version: int
+    embedding: Embedding
+    novelty: Novelty
+    neighbours: int
+    latent: int
+    seed: int
+    store: StoreSpec
+
+
+@dataclass(frozen=True, slots=True)
+class GlanceResult:
+    """What a glance saw.
+
+    Attributes
+    ----------
+    rarity
+        Of each batch, how many of the frames known so far are less novel than its most novel frame: from 0 to 1.
+    novelty
+        Mean novelty of each batch's frames.
+    embedded
+        When it was done, UNIX seconds of the worker's clock.
+    """
+
+    task_id: int
+    attempt: int
+    model_version: int
+    rarity: tuple[float, ...]
+    novelty: tuple[float, ...]
+    n_frames: int
+    embedded: float
+    seconds: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)

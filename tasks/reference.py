@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tasks.messages import Nearest
+from tasks.models import Model
 
 Ids = np.ndarray
 """(n, 2) int64: segment and frame within it."""
@@ -131,13 +132,15 @@ class ReferenceSet:
             _nearest(arrays) if "nearest_id" in arrays else None,
         )
 
-    def with_latent(self, model_version: int, sample: np.ndarray, frontier: np.ndarray) -> ReferenceSet:
-        """Return the set embedded anew by another model version."""
+    def embedded_by(self, model: Model, model_version: int) -> ReferenceSet:
+        """Return the set with embeddings of this model version, so that versions never mix."""
+        if self.model_version == model_version and self.sample.latent.shape[1] == model.latent:
+            return self
         return replace(
             self,
             model_version=model_version,
-            sample=replace(self.sample, latent=sample),
-            frontier=replace(self.frontier, latent=frontier),
+            sample=replace(self.sample, latent=model.embed(self.sample.points)),
+            frontier=replace(self.frontier, latent=model.embed(self.frontier.points)),
         )
 
 

@@ -110,7 +110,7 @@ def _audience(engine: Engine, spec: SegmentSpec, stack: ExitStack) -> Audience |
     """Return who looks at a segment, until the stack is closed."""
     if spec.watch is None:
         return None
-    audience = Audience(spec, spec.watch, engine.stored_indices, periodic=engine.periodic)
+    audience = Audience(spec, spec.watch, engine.stored_indices, engine.indices)
     stack.callback(audience.leave)
     return audience
 

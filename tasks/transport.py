@@ -36,6 +36,12 @@ REACHES_VARIABLE = "WAYFINDER_REACHES"
 # Password of the Redis server; in the environment, for messages and files hold no secrets.
 PASSWORD_VARIABLE = "WAYFINDER_REDIS_PASSWORD"
 
+# What both ends of a stream know that meet at a port, for the same reason.
+TOKEN_VARIABLE = "WAYFINDER_STREAM_TOKEN"
+
+# What no command of the user's is given.
+SECRETS = (PASSWORD_VARIABLE, TOKEN_VARIABLE)
+
 # What ports of the submit host's loopback are called on this one, whose tunnel leads there: ``6379=24510,...``.
 FORWARDED_VARIABLE = "WAYFINDER_FORWARDED"
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Data = bytes | memoryview
 Info = Mapping[str, float | int | str]
 
-# Of a stream: open; all was sent; its producer or consumer gave up, is not wanted, or gives no sign of life.
-State = Literal["open", "over", "broken", "refused", "gone"]
+# Of a stream: open; all was sent; its producer or consumer gave up, is not wanted, or gives no sign of life; its
+# consumer has seen enough, and the producer may end.
+State = Literal["open", "over", "broken", "refused", "gone", "enough"]
 
 # A larger event is refused where it is made: bulk does not belong in it.
 MAX_EVENT_BYTES = 64_000
@@ -68,7 +69,7 @@ _KINDS: dict[str, type[Sent] | type[Beat] | type[Taken]] = {"sent": Sent, "beat"
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 _COUNTS = ("stream", "number", "n_bytes", "sent", "taken")
 _TEXTS = ("session", "checksum")
-_STATES = ("open", "over", "broken", "refused", "gone")
+_STATES = get_args(State)
 
 
 def encode(message: Message, password: str) -> bytes:

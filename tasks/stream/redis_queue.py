@@ -34,7 +34,13 @@ _BEATS = 4
 
 
 class RedisOutlet:
-    """A producer's end: queues events, and knows how many were taken."""
+    """A producer's end: queues events, and knows how many were taken.
+
+    Attributes
+    ----------
+    enough
+        Whether the consumer has seen enough.
+    """
 
     def __init__(self, spec: StreamSpec, stream: int, session: str) -> None:
         self._spec, self._stream, self._session = spec, stream, session
@@ -42,6 +48,7 @@ class RedisOutlet:
         self._receipts = self._keys.receipts(session)
         self._redis = _client(spec)
         self.taken = 0
+        self.enough = False
         self._consumer: str | None = None
         self._state: State = "open"
         with _reaching(spec):
@@ -56,6 +63,23 @@ class RedisOutlet:
         """Queue the last word."""
         self._state = beat.state
         self._push(beat)
+
+    @property
+    def met(self) -> bool:
+        """Whether what was sent may be found by the consumer: the queue has it."""
+        return True
+
+    def look(self) -> None:
+        """Learn how many were taken, without waiting.
+
+        Raises
+        ------
+        StreamBroken
+            When the consumer gave up.
+        Unreachable
+            When Redis does not answer.
+        """
+        self._look(0.0)
 
     def wait_taken(self, at_least: int, within_s: float) -> None:
         """Block until the consumer took so many items.
@@ -126,6 +150,7 @@ class RedisOutlet:
             if isinstance(message, Taken):
                 self._consumer = message.session
                 self.taken = max(self.taken, message.taken)
+                self.enough |= message.state == "enough"
                 if message.state == "broken" and self._state == "open":
                     raise StreamBroken(
                         f"the consumer {self._spec.name} gave up: look at what it says itself, and start both again"
@@ -152,14 +177,20 @@ class RedisOutlet:
 
 
 class RedisInlet:
-    """A consumer's end: waits for events, and gives receipts."""
+    """A consumer's end: waits for events, and gives receipts.
 
-    def __init__(self, spec: StreamSpec, streams: Sequence[int]) -> None:
+    Parameters
+    ----------
+    streams
+        Of which it takes items; None for any, each as long as it lasts.
+    """
+
+    def __init__(self, spec: StreamSpec, streams: Sequence[int] | None) -> None:
         self._spec = spec
         self._session = os.urandom(8).hex()
         self._keys = _Keys(spec)
         self._redis = _client(spec)
-        self._streams = set(streams)
+        self._streams = None if streams is None else set(streams)
         self._sessions: dict[int, str] = {}
         self._ended: set[int] = set()
         self.strangers = 0
@@ -188,7 +219,7 @@ class RedisInlet:
                     # What it queued before it went comes first.
                     data = None if gone is None else self._redis.lpop(self._keys.events)  # type: ignore[assignment]
                     if gone is not None and data is None:
-                        self._ended.add(gone.stream)
+                        self._note_end(gone.stream)
                         self._redis.delete(self._keys.receipts(gone.session))
                         return gone, None
             message = None if data is None else self._known(data)
@@ -200,11 +231,15 @@ class RedisInlet:
         """Give a producer a receipt."""
         self._tell(stream, taken, "open")
 
+    def stop(self, stream: int) -> None:
+        """Tell a producer that enough was seen of its stream."""
+        self._tell(stream, 0, "enough")
+
     def close(self, state: State) -> None:
         """Tell producers that still send, and remove what is left of the meeting place."""
         self._lease.end()
         with suppress(Unreachable, RedisError, OSError):
-            for stream in self._streams - self._ended if state == "broken" else ():
+            for stream in set(self._sessions) - self._ended if state == "broken" else ():
                 self._tell(stream, 0, "broken")
             self._redis.delete(self._keys.events)
         self._redis.close()
@@ -219,7 +254,8 @@ class RedisInlet:
     def _known(self, data: bytes) -> Sent | Beat | None:
         """Return an event of a producer that is listened to."""
         message = decode(data, self._spec.name)
-        if not isinstance(message, Sent | Beat) or message.stream not in self._streams:
+        listened_to = self._streams is None or message is None or message.stream in self._streams
+        if not isinstance(message, Sent | Beat) or not listened_to:
             self.strangers += 1
             return None
         if self._session_of(message.stream) != message.session:
@@ -227,8 +263,15 @@ class RedisInlet:
             return None
         self._sessions[message.stream] = message.session
         if isinstance(message, Beat):
-            self._ended.add(message.stream)
+            self._note_end(message.stream)
         return message
+
+    def _note_end(self, stream: int) -> None:
+        if self._streams is None:
+            # Of any stream there may be as many as the consumer lives long.
+            self._sessions.pop(stream, None)
+        else:
+            self._ended.add(stream)
 
     def _session_of(self, stream: int) -> str | None:
         """Return the producer of a stream: who was heard first of those that live.

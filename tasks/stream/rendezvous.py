@@ -14,9 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tasks.errors import BadInput
-
-# In the environment of both ends, where they meet at a named port instead of a file.
-TOKEN_VARIABLE = "WAYFINDER_STREAM_TOKEN"
+from tasks.transport import TOKEN_VARIABLE
 
 _ANSWERS_S = 1.0
 

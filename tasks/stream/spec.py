@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+
+from tasks.messages import EventKind
 
 LOOPBACK = "127.0.0.1"
-
-EventKind = Literal["zmq", "redis"]
 
 # No sign that means something in a file's name, or in a pattern of Redis.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
@@ -34,7 +33,8 @@ class StreamSpec:
     options
         For ``redis`` ``(("hostname", ...), ("port", ...))``. For ``zmq`` ``host`` (where the consumer listens,
         loopback by default), ``port`` (0, the default: the kernel's choice) and ``folder``, a directory that both
-        see, where the consumer writes its address if the port is the kernel's choice.
+        see, where the consumer writes its address if the port is the kernel's choice; ``fd`` where a socket listens
+        there already.
     ahead
         How many items a producer may be ahead of the consumer: the bound of everything that is held.
     lease_s

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -24,6 +24,9 @@ from tasks.stream.spec import LOOPBACK, StreamSpec
 
 _LARGEST_MESSAGE = 2_000_000_000
 
+# Of any, so many are listened to at once.
+_MOST_STREAMS = 1024
+
 # Beats per lease: one or two may be late on a loaded machine.
 _BEATS = 4
 
@@ -36,12 +39,19 @@ _FAREWELL_S = 2.0
 
 
 class ZmqOutlet:
-    """A producer's end: has events sent, and knows how many were taken."""
+    """A producer's end: has events sent, and knows how many were taken.
+
+    Attributes
+    ----------
+    enough
+        Whether the consumer has seen enough.
+    """
 
     def __init__(self, spec: StreamSpec, stream: int, session: str) -> None:
         self._spec, self._stream, self._session = spec, stream, session
         self._changed = threading.Condition()
         self.taken = 0
+        self.enough = False
         self._n_sent = 0  # those that left this process
         self._last: Beat | None = None
         self._is_heard = False  # that last one, by the consumer
@@ -67,6 +77,24 @@ class ZmqOutlet:
         """Have the last beat sent, behind all events."""
         self._last = beat
         self._line.beat()
+
+    @property
+    def met(self) -> bool:
+        """Whether the consumer was heard of: before, nothing was sent."""
+        return self._consumer is not None
+
+    def look(self) -> None:
+        """Learn how many were taken, without waiting.
+
+        Raises
+        ------
+        StreamBroken
+            When the consumer is gone, or gave up.
+        """
+        with self._changed:
+            said = self._broken()
+        if said is not None:
+            raise StreamBroken(said)
 
     def wait_taken(self, at_least: int, within_s: float) -> None:
         """Block until the consumer took so many items.
@@ -168,7 +196,8 @@ class ZmqOutlet:
                 self.taken = max(self.taken, message.taken)
                 self._trouble = self._trouble or self._told(message.state)
                 self._is_heard |= message.heard
-                self._hears |= message.state != "open"
+                self.enough |= message.state == "enough"
+                self._hears |= message.state not in ("open", "enough")
             self._changed.notify_all()
         if self._hears:
             self._on_beat()
@@ -193,18 +222,26 @@ class _Peer:
     heard_at: float
     ended: bool = False  # its last word is in the queue, or it is gone
     hears: bool = False  # our last word
+    enough: bool = False  # was seen of it
 
 
 class ZmqInlet:
-    """A consumer's end: listens, and queues what came."""
+    """A consumer's end: listens, and queues what came.
 
-    def __init__(self, spec: StreamSpec, streams: Sequence[int]) -> None:
+    Parameters
+    ----------
+    streams
+        Of which it takes items; None for any, each as long as it lasts.
+    """
+
+    def __init__(self, spec: StreamSpec, streams: Sequence[int] | None) -> None:
         self._spec = spec
         self._session = os.urandom(8).hex()
         self._changed = threading.Condition()
         self._queue: deque[tuple[Sent | Beat, Data | None]] = deque()
-        self._most = (spec.ahead + 1) * len(streams)
-        self._taken = dict.fromkeys(streams, 0)
+        self._is_open = streams is None
+        self._most = (spec.ahead + 1) * (_MOST_STREAMS if streams is None else len(streams))
+        self._taken = defaultdict(int, dict.fromkeys(streams or (), 0))
         self._peers: dict[int, _Peer] = {}
         self._state: State = "open"
         self.strangers = 0
@@ -244,7 +281,17 @@ class ZmqInlet:
             self._taken[stream] = taken
             peer = self._peers.get(stream)
         if peer is not None:
-            self._line.send((peer.identity, Taken(stream, self._session, taken)))
+            self._line.send((peer.identity, Taken(stream, self._session, taken, self._state_of(peer))))
+
+    def stop(self, stream: int) -> None:
+        """Tell a producer that enough was seen of its stream: at once, and whenever it is heard of again."""
+        with self._changed:
+            peer = self._peers.get(stream)
+            if peer is None:
+                return
+            peer.enough = True
+            taken = self._taken[stream]
+        self._line.send((peer.identity, Taken(stream, self._session, taken, self._state_of(peer))))
 
     def close(self, state: State) -> None:
         """Tell producers, and stop listening once they know, or after some seconds."""
@@ -268,6 +315,8 @@ class ZmqInlet:
         options = dict(self._spec.options)
         host, port = options.get("host", LOOPBACK), int(options.get("port", "0"))
         self._line.socket.setsockopt(zmq.IPV6, int(":" in host))
+        if "fd" in options:
+            self._line.socket.setsockopt(zmq.USE_FD, int(options["fd"]))
         try:
             self._line.socket.bind(tcp(host, port or "*"))
         except zmq.ZMQError as error:
@@ -289,13 +338,27 @@ class ZmqInlet:
     def _on_beat(self) -> float:
         # By itself, for a producer's beats may be stuck behind what it sends.
         with self._changed:
+            if self._is_open:
+                self._forget_ended()
             for stream, peer in self._peers.items():
                 if not peer.hears:
                     self._reply(peer, stream)
         return self._spec.lease_s / _BEATS
 
+    def _forget_ended(self) -> None:
+        """Forget producers that ended: of any stream there may be as many as the consumer lives long."""
+        now = time.monotonic()
+        for stream, peer in list(self._peers.items()):
+            if peer.ended and (peer.hears or now - peer.heard_at > self._spec.lease_s):
+                del self._peers[stream]
+                self._taken.pop(stream, None)
+
+    def _state_of(self, peer: _Peer) -> State:
+        return "enough" if peer.enough and self._state == "open" else self._state
+
     def _reply(self, peer: _Peer, stream: int) -> None:
-        self._send(peer.identity, Taken(stream, self._session, self._taken[stream], self._state, peer.ended))
+        taken = Taken(stream, self._session, self._taken[stream], self._state_of(peer), peer.ended)
+        self._send(peer.identity, taken)
 
     def _send(self, identity: bytes, taken: Taken) -> None:
         with suppress(zmq.Again):  # nobody is there
@@ -306,7 +369,7 @@ class ZmqInlet:
         message = None
         if 1 <= len(parts) <= 2 and len(parts[0]) <= MAX_EVENT_BYTES:
             message = decode(parts[0].bytes, _password(self._spec, self._meeting.token))
-        if isinstance(message, Sent | Beat) and message.stream in self._taken:
+        if isinstance(message, Sent | Beat) and (self._is_open or message.stream in self._taken):
             self._on_event(identity.bytes, message, parts[1].buffer if len(parts) == 2 else None)
         else:
             self.strangers += 1

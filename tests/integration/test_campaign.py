@@ -17,7 +17,7 @@ from tests.integration.conftest import Campaign
 
 KEYS = {
     "schema", "status", "reason", "system", "policy", "seed", "segments", "simulated_ns", "frames", "failures",
-    "weighted_ensemble", "hooks", "on_frames",
+    "weighted_ensemble", "hooks", "on_frames", "stream",
     "quarantined", "model_versions", "inferences", "steered_fraction", "coverage", "worker_utilisation",
     "decision_ms", "thinker_bytes_per_segment", "proxies", "wall_s", "startup_s", "sites",
 }  # fmt: skip
