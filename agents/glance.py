@@ -71,13 +71,9 @@ class GlanceAgent(TopicAgent[GlanceSpec, GlanceResult]):
 
     def reached(self, number: int, ref: Ref, reachable: Ref | None) -> None:
         """Take a batch where inference reaches it; None where it did not get there."""
-        batch = self._coming.pop(number, None)
-        if batch is None or reachable is None:
-            # Of an earlier process, or the move failed.
-            for lost in {ref, reachable or ref}:
-                self._evict(lost)
-            if batch is not None:
-                self._let_go(batch, ref)
+        batch = self._coming.pop(number)
+        if reachable is None:
+            self._let_go(batch, ref)
             return
         if reachable != ref:
             self.state.hold(reachable, ("batch", batch.stream, batch.number))
@@ -130,10 +126,6 @@ class GlanceAgent(TopicAgent[GlanceSpec, GlanceResult]):
 
     def _acknowledge(self, batch: Batch) -> None:
         self.state.outbox.receipts.append(Receipt(batch.stream, batch.number + 1))
-
-    def _evict(self, ref: Ref) -> None:
-        self.state.hold(ref, "late")
-        self.state.release([ref], "late")
 
     # What comes back --------------------------------------------------------------------------------------------
 

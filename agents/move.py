@@ -9,6 +9,8 @@ from typing import Any
 from agents.attempts import Failure, Verdict
 from agents.state import CampaignState
 from agents.topic import TopicAgent
+from campaign.ledger import OpenTask
+from campaign.wire import decode
 from tasks.messages import Cargo, MoveResult, MoveSpec, Ref, Topic
 
 # Who needs what is moved.
@@ -37,6 +39,13 @@ class MoveAgent(TopicAgent[MoveSpec, MoveResult]):
             return
         task_id = self.state.new_task_id()
         self.begin_task(MoveSpec(task_id=task_id, attempt=1, cargo=cargo, source=ref, store=destination.store))
+
+    def take_up(self, task: OpenTask) -> None:
+        """Send again what an earlier process moved, but for batches: their segments run anew."""
+        if decode(MoveSpec, task.spec, self.state.stores).cargo[0] == "batch":
+            self.state.ledger.set_state(task.id, "fizzled")
+        else:
+            super().take_up(task)
 
     def renewed(self, spec: MoveSpec) -> MoveSpec:
         """Return a spec of an earlier process with today's target."""

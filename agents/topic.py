@@ -432,7 +432,11 @@ def task_id(spec: TaskSpec) -> int:
 
 
 def without_system(spec: SpecT) -> SpecT:
-    """Return a spec as the ledger keeps it: every process ships the system anew."""
+    """Return a spec as the ledger keeps it: every process ships the system anew, and batches are of one process."""
+    if isinstance(spec, GlanceSpec):
+        return replace(spec, batches=(), reference=Ref(spec.store, data=b""), model=None)
+    if isinstance(spec, MoveSpec) and spec.cargo[0] == "batch":
+        return replace(spec, source=Ref(spec.store, data=b""))
     if isinstance(spec, SegmentSpec | EquilibrateSpec | EmbedSpec | CoordinateSpec):
         return replace(spec, system=Ref(spec.store, data=b""))
     return spec

@@ -31,6 +31,7 @@ from campaign.settings import Settings
 from policies import policy
 from tasks.messages import (
     Archive,
+    Batch,
     Coverage,
     EmbedResult,
     EmbedSpec,
@@ -39,6 +40,8 @@ from tasks.messages import (
     FileRecord,
     GatherResult,
     GatherSpec,
+    GlanceResult,
+    GlanceSpec,
     HookResult,
     HookSpec,
     Member,
@@ -116,6 +119,9 @@ class Campaign:
         self.removals: list[str] = []
         self.n_outcomes = 0
         self.looked_with: set[int] = set()
+        self.fed: dict[int, int] = {}
+        self.unanswered: set[tuple[int, int]] = set()
+        self.told_to_end: list[int] = []
         self._beginning = False
         self._most_before = 0
         self._serial = itertools.count()
@@ -129,6 +135,8 @@ class Campaign:
             "infer": _destination("infer", 1, frozenset({learn_kind, "inline"}), learn_store),
             "train": _destination("train", 1, frozenset({learn_kind, "inline"}), learn_store),
         }
+        if self.settings.stream:
+            self.destinations["glance"] = self.destinations["infer"].of("glance")
         if method is not None:
             self.destinations["coordinate"] = self.destinations["infer"].of("coordinate")
         if crossing:
@@ -200,6 +208,7 @@ class Campaign:
         self._most_before = self.steering.simulate.n_bundles
         self.outstanding.clear()
         self.abandoned.clear()
+        self.unanswered.clear()
         self.gone.clear()
         self.present = {place.executor for place in self.pool}
         self._open()
@@ -235,6 +244,16 @@ class Campaign:
     def answer_late(self, send: Send, failure: str | None = None) -> Outbox:
         """Let a result come that nobody waits for: of an abandoned attempt, or once more of one that was answered."""
         return self.deliver(send, self.outcome(send, failure))
+
+    def feed(self, send: Send) -> Outbox:
+        """Let a segment that is out send a batch of its frames."""
+        spec = send.spec
+        stream = 1000 * spec.segment_id + spec.attempt
+        number = self.fed[stream] = self.fed.get(stream, -1) + 1
+        points = self.put(spec.store, f"batch {stream}.{number}")
+        self.unanswered.add((stream, number))
+        batch = Batch(spec.segment_id, spec.attempt, stream, number, 2 * number, 2, float(next(self._clock)), points)
+        return self.take(self.steering.hear([batch]))
 
     def lose_node(self, node: str) -> None:
         """Let a node die with what is on its scratch."""
@@ -301,6 +320,9 @@ class Campaign:
             if self.steering.finished:
                 return
             assert self.outstanding, "nothing is out, and the campaign is not over"
+            if chance["batch"] and order.random() < chance["batch"]:
+                for running in self._with_room()[:1]:
+                    self.feed(running)
             send = order.choice(list(self.outstanding.values()))
             if order.random() < chance["abandon"]:
                 self.abandon(send)
@@ -319,6 +341,11 @@ class Campaign:
             if self.abandoned and order.random() < chance["late"]:
                 self.answer_late(self.abandoned.pop(order.randrange(len(self.abandoned))))
         raise AssertionError(f"the campaign is not over after {max_steps} steps")
+
+    def _with_room(self) -> list[Send]:
+        """Return the segments that are not too far ahead of who looks at their batches."""
+        ahead = Counter(stream for stream, _ in self.unanswered)
+        return [send for send in self.out("simulate") if ahead[1000 * send.spec.segment_id + send.spec.attempt] < 4]
 
     def _let_sites_come_and_go(self, order: random.Random, chance: Counter[str]) -> None:
         present, away = sorted(self.present), [p.executor for p in self.pool if not self._there(p.executor)]
@@ -405,6 +432,7 @@ class Campaign:
             EquilibrateSpec: self._equilibrated,
             SegmentSpec: self._segment,
             EmbedSpec: self._embedded,
+            GlanceSpec: self._glanced,
             TrainSpec: self._trained,
             GatherSpec: self._gathered,
             MoveSpec: lambda move: MoveResult(move.task_id, move.attempt, self.put(move.store, "moved"), {}),
@@ -481,6 +509,12 @@ class Campaign:
             seconds={"embed": 0.1},
         )
 
+    def _glanced(self, spec: GlanceSpec) -> GlanceResult:
+        rarity = tuple(np.random.default_rng(spec.task_id).random(len(spec.batches)))
+        return GlanceResult(
+            spec.task_id, spec.attempt, spec.model_version, rarity, rarity, 2, 0.0, {"fetch": 0.1, "embed": 0.1}
+        )
+
     def _trained(self, spec: TrainSpec) -> TrainResult:
         name = f"model {spec.model_version}.{spec.attempt}"
         return TrainResult(
@@ -525,6 +559,11 @@ class Campaign:
             regained = self.steering.simulate.again
             learning = [send.topic != "simulate" for send in outbox.sends if task_id(send.spec) not in regained]
             assert learning == sorted(learning), "a slot waited for learning to be sent"
+        for receipt in outbox.receipts:
+            if receipt.taken is None:
+                self.told_to_end.append(receipt.stream)
+            else:
+                self.unanswered -= {(receipt.stream, number) for number in range(receipt.taken)}
         self.records += outbox.records
         self.removals += outbox.removals
         self.check()
@@ -590,6 +629,7 @@ class Campaign:
             self.stored
         )
         assert len(self.out("infer")) <= 1
+        assert len(self.out("glance")) <= 1
         assert len(self.out("train")) <= 1
         self._check_slots()
         self._check_ledger()
