@@ -30,8 +30,6 @@ from multiprocessing.reduction import DupFd
 from typing import Any
 
 import zmq
-from parsl.curvezmq import ClientContext
-from parsl.executors.high_throughput import probe
 
 _PARSLS = "parsl.executors.high_throughput.process_worker_pool"
 
@@ -149,12 +147,16 @@ def _minded(context: SpawnContext, over: threading.Event) -> SyncManager:
 
 
 def _look_without_a_name() -> None:
+    from parsl.executors.high_throughput import probe
+
     found = probe.probe_addresses
     probe.probe_addresses = lambda *given, identity=None, **named: found(*given, **named)
 
 
 def _bound_first_answer(words: list[str]) -> None:
     """Let the pool end, so that its block is restarted, when the interchange does not answer."""
+    from parsl.curvezmq import ClientContext
+
     silence_s = next(float(word.partition("=")[2]) for word in words if word.startswith("--hb_threshold="))
     made = ClientContext.socket
 
