@@ -11,7 +11,7 @@ SEEDS: Final = tuple(range(7001, 7017))
 LENGTHS_PS: Final = (2.0, 20.0, 100.0)
 BELOW: Final = (0.5,)
 
-_TOTAL_NS: Final = 0.4
+_TOTAL_NS: Final = 0.3
 _PAD_S_PER_PS: Final = 0.05
 # Of so many simulated ps there is an inference, however long segments are.
 _INFER_PS: Final = 8.0

@@ -49,11 +49,6 @@ class Feeder:
         self._blocked_s = 0.0
         self._error: str | None = None
         self._outlet: ZmqOutlet | RedisOutlet | None = None
-        try:
-            outlet = RedisOutlet if feed.events == "redis" else ZmqOutlet
-            self._outlet = outlet(stream_spec(feed), self._stream, self._session)
-        except (StreamBroken, Unreachable) as error:
-            self._error = str(error)
 
     @property
     def stopped(self) -> bool:
@@ -70,10 +65,12 @@ class Feeder:
         points : ndarray of shape (n_frames, n_points, 3), float32
             What the model sees of the frames, in nm.
         """
-        if self._outlet is None or self._error is not None:
+        if self._error is not None:
             self._n_dropped += 1
             return
         try:
+            if self._outlet is None:
+                self._outlet = self._open()
             self._outlet.look()
             if self.stopped:
                 return
@@ -100,6 +97,10 @@ class Feeder:
     def fed(self) -> Fed:
         """Return what came of it."""
         return Fed(len(self._sent), self._n_dropped, self._blocked_s, self.stopped, self._error)
+
+    def _open(self) -> ZmqOutlet | RedisOutlet:
+        outlet = RedisOutlet if self._feed.events == "redis" else ZmqOutlet
+        return outlet(stream_spec(self._feed), self._stream, self._session)
 
     def _has_room(self, outlet: ZmqOutlet | RedisOutlet) -> bool:
         """Return whether another batch may be on its way, perhaps after a wait."""
