@@ -35,7 +35,8 @@ from tasks.systems import named_system, prepare
 from tasks.transport import TOKEN_VARIABLE, evict, ship
 
 FRAME_STEPS: Final = 62  # of 4 fs: 0.248 ps
-N_FRAMES: Final = 80
+# What is set up and taken down for each segment weighs more in a short one: 20 and 100 ps.
+LENGTHS: Final = (80, 400)
 
 _SPAWN = multiprocessing.get_context("spawn")
 _STARTS_WITHIN_S: Final = 60.0
@@ -43,16 +44,24 @@ _STARTS_WITHIN_S: Final = 60.0
 
 def figures(session: Session) -> dict[str, Figure]:
     """Return what is added, in per cent of the CPU time of a segment that nobody looks at."""
+    (session.folder / "trajectories").mkdir()
+    found: dict[str, Figure] = {}
+    for n_frames in LENGTHS[:1] if session.quick else LENGTHS:
+        found |= _of_length(session, n_frames)
+    return found
+
+
+def _of_length(session: Session, n_frames: int) -> dict[str, Figure]:
     n_repeats = session.options.repeats or (3 if session.quick else 10)
     store = StoreSpec("cost", "file", (("store_dir", str(session.folder / "cost")),))
-    spec = _segment(session.folder, store)
+    spec = _segment(session.folder, store, n_frames)
     with _listening(session.folder, store) as feed:
         watches = {
             "nobody": None,
             "a function": Watch(1, True, f"{__name__}:look", str(ROOT), 60.0),
             "IMD, no client": Watch(1, True, imd_host=LOOPBACK),
             "IMD, a client": Watch(1, True, imd_host=LOOPBACK),
-            "learning, 10 batches": Watch(N_FRAMES // 10, True, feed=feed),
+            "learning, 10 batches": Watch(n_frames // 10, True, feed=feed),
             "learning, each frame": Watch(1, True, feed=feed, when_slow="wait"),
         }
         arms = {
@@ -62,13 +71,15 @@ def figures(session: Session) -> dict[str, Figure]:
         for arm in arms.values():
             arm()  # warm
         rounds = session.rounds("cost", arms, n_repeats)
-    found: dict[str, Figure] = {}
     simulated_ps = spec.dynamics.segment_ps
+    length = f"{simulated_ps:.0f} ps"
     bare = [1000 * each["nobody"].dynamics_s / simulated_ps for each in rounds]
-    found["cost, nobody looks"] = interval(bare, "CPU ms/ps")
+    found = {f"cost, {length}, nobody looks": interval(bare, "CPU ms/ps")}
     for name in list(watches)[1:]:
         added = (1e5 * each[name].added_s / simulated_ps / median(bare) for each in rounds)
-        found[f"cost, {name}"] = interval(added, "% more", Wanted(at_most=1.0 if "no client" in name else 5.0))
+        found[f"cost, {length}, {name}"] = interval(
+            added, "% more", Wanted(at_most=1.0 if "no client" in name else 5.0)
+        )
     return found
 
 
@@ -114,10 +125,9 @@ def look(frames: object, times_ps: object, box: object) -> dict[str, float]:
     return {}
 
 
-def _segment(folder: Path, store: StoreSpec) -> SegmentSpec:
+def _segment(folder: Path, store: StoreSpec, n_frames: int) -> SegmentSpec:
     prepared = prepare(named_system("alanine-dipeptide", platform="Reference"))
     inline = StoreSpec("inline", "inline")
-    (folder / "trajectories").mkdir()
     return SegmentSpec(
         segment_id=0,
         attempt=1,
@@ -130,7 +140,7 @@ def _segment(folder: Path, store: StoreSpec) -> SegmentSpec:
         start=ship({"positions": prepared.positions[None]}, inline),
         start_row=0,
         seed=1,
-        dynamics=Dynamics(N_FRAMES * FRAME_STEPS, FRAME_STEPS, 0.004, 300.0, 1.0, "Reference"),
+        dynamics=Dynamics(n_frames * FRAME_STEPS, FRAME_STEPS, 0.004, 300.0, 1.0, "Reference"),
         store=store,
         run_dir=str(folder),
     )

@@ -13,8 +13,9 @@ from typing import Final
 
 import numpy as np
 
-from tasks.errors import StreamBroken, Unreachable
+from tasks.errors import Damaged, StreamBroken, Unreachable
 from tasks.messages import Batch, Fed, Feed, Ref, SegmentSpec, StoreSpec, WhenSlow
+from tasks.stream.bulk import ref_in
 from tasks.stream.events import Beat, Sent
 from tasks.stream.redis_queue import RedisOutlet
 from tasks.stream.spec import LOOPBACK, StreamSpec
@@ -162,8 +163,7 @@ def batch_of(sent: Sent, store: StoreSpec) -> Batch | None:
         segment_id, attempt, first, n_frames = (
             int(info[name]) for name in ("segment_id", "attempt", "first", "n_frames")
         )
-        made = float(info["made"])
-    except (KeyError, ValueError, TypeError, OverflowError):
+        made, points = float(info["made"]), ref_in(store, sent)
+    except (KeyError, ValueError, TypeError, OverflowError, Damaged):
         return None
-    points = Ref(store, sent.key, sent.n_bytes)
     return Batch(segment_id, attempt, sent.stream, sent.number, first, n_frames, made, points)

@@ -87,9 +87,20 @@ class InStore:
         evict(self._ref(sent))
 
     def _ref(self, sent: Sent) -> Ref:
-        if not sent.key or not all(_KEY_PART.fullmatch(part) for part in sent.key):
-            raise Damaged(f"item {sent.number} of stream {sent.stream} has a key that no store made: {sent.key}")
-        return Ref(self._store, sent.key, sent.n_bytes)
+        return ref_in(self._store, sent)
+
+
+def ref_in(store: StoreSpec, sent: Sent) -> Ref:
+    """Return where an item's bytes lie in a store.
+
+    Raises
+    ------
+    Damaged
+        When the key is none of a store's: in one of files it could lead anywhere.
+    """
+    if not sent.key or not all(_KEY_PART.fullmatch(part) for part in sent.key):
+        raise Damaged(f"item {sent.number} of stream {sent.stream} has a key that no store made: {sent.key}")
+    return Ref(store, sent.key, sent.n_bytes)
 
 
 class InDirectory:

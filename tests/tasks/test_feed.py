@@ -1,5 +1,7 @@
 """A segment's batches on their way to whoever looks at them: real ZeroMQ, a real Redis, real stores."""
 
+import os
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +16,8 @@ from tasks import feed as feeds
 from tasks.feed import Feeder
 from tasks.messages import Batch, Feed, SegmentSpec, StoreSpec, Watch
 from tasks.simulate import run_segment
+from tasks.stream.events import Sent
+from tasks.stream.zeromq import ZmqOutlet
 from tasks.transport import TOKEN_VARIABLE, fetch, keys
 from tests.integration.sites.conftest import free_ports
 
@@ -168,6 +172,34 @@ def test_strangers_are_not_heard(by_zmq, spec, store, monkeypatch):
     feeder.leave()
     inlet.close()
     assert keys(store) == []
+
+
+def test_garbage_at_the_port_harms_nobody(by_zmq, spec, store):
+    inlet = FeedInlet(by_zmq, None, [store])
+    port = int(dict(by_zmq.options)["port"])
+    clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(50)]
+    for client in clients:
+        client.sendall(os.urandom(4096))
+    feeder = Feeder(spec, by_zmq, "drop", may_stop=True)
+    feeder.send(0, POINTS)
+    assert heard(inlet, 1)[0].segment_id == 7
+    feeder.leave()
+    for client in clients:
+        client.close()
+    inlet.close()
+
+
+def test_an_event_cannot_name_another_store(by_zmq, store):
+    inlet = FeedInlet(by_zmq, None, [store])
+    told = {"campaign": 0, "segment_id": 7, "attempt": 1, "first": 0, "n_frames": 2, "made": 1.0}
+    outlet = ZmqOutlet(feeds.stream_spec(by_zmq), 5, "a session")
+    for key in (("../../etc/passwd",), (), ("a/b",)):
+        outlet.send(Sent(5, "a session", 0, 10, "", key, told), None)
+    outlet.send(Sent(5, "a session", 0, 10, "", ("wellformed",), told), None)
+    (batch,) = heard(inlet, 1)
+    assert (batch.points.store, batch.points.key) == (store, ("wellformed",))
+    outlet.close()
+    inlet.close()
 
 
 def test_a_campaign_that_is_none_of_this_process_is_not_heard(feed, inlet, spec):

@@ -44,7 +44,8 @@ def test_a_campaign_runs_under_slurm_and_leaves_nothing_in_its_queue(
 ) -> None:
     run = campaign(
         "--simulate-site", "lab", "--walkers", "4", "--max-segments", "120", "--min-segment-seconds", "0.2",
-        "--retrain-every", "16", "--no-control", env=cluster.environment, checkout=checkout,
+        "--retrain-every", "16", "--no-control", "--stream", "--simulate-ps-backend", "redis",
+        env=cluster.environment, checkout=checkout,
     )  # fmt: skip
     # There is work for two workers, and a block has one.
     run.until(lambda: list(cluster.jobs().values()).count("R") == 2, 60)
@@ -59,6 +60,8 @@ def test_a_campaign_runs_under_slurm_and_leaves_nothing_in_its_queue(
     assert summary["failures"].keys() <= {"manager_lost"}
     assert any(line["timestamp"]["compute_started"] > cancelled for line in run.traces("simulation"))
     assert {line["task_info"]["site"] for line in run.traces("simulation")} == {"lab"}
+    # News of batches comes through Redis, for nothing leads back from a node.
+    assert summary["stream"]["embedded"] > 20
     deadline = time.monotonic() + 20
     while set(cluster.jobs().values()) - {"CG"}:
         assert time.monotonic() < deadline, cluster.jobs()

@@ -113,7 +113,7 @@ def test_both_topics_run_elsewhere_and_neither_reaches_the_store_of_the_other(
             "--simulate-site", "segments", "--ml-site", "learning", "--simulate-ps-backend", "redis",
             "--infer-ps-backend", "file", "--train-ps-backend", "file", "--ps-file-dir", str(shared / "store"),
             "--max-segments", "60", "--retrain-every", "16", "--min-model-versions", "1", "--ps-threshold", "0",
-            "--no-control", on=hosts.near, checkout=checkout,
+            "--no-control", "--stream", "--min-segment-seconds", "0.5", on=hosts.near, checkout=checkout,
         )  # fmt: skip
         assert run.wait(200) == 0, run.err
     summary = run.summary()
@@ -122,6 +122,10 @@ def test_both_topics_run_elsewhere_and_neither_reaches_the_store_of_the_other(
     assert summary["proxies"]["left"] == 0
     assert {told["worker_info"]["hostname"] for told in run.traces("simulation")} == {"gpubox"}
     assert {told["worker_info"]["hostname"] for told in run.traces("training")} == {"gpubox1"}
+    # News of batches through the tunnel, their bytes by `move`.
+    assert {told["worker_info"]["hostname"] for told in run.traces("glance")} == {"gpubox1"}
+    assert summary["stream"]["embedded"] > 20
+    assert all(told["task_info"]["watched"]["fed"]["error"] is None for told in run.traces("simulation"))
     assert run.ask("SELECT count(*) FROM task WHERE kind = 'move' AND state = 'complete'")[0][0] > 0
 
 
