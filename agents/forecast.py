@@ -18,15 +18,15 @@ from agents.state import Destination
 from campaign.settings import Settings
 from policies import Policy, policy
 from tasks.features import empty_cells
-from tasks.messages import Dynamics, StoreKind, Topic
+from tasks.messages import MOST_AHEAD, Dynamics, StoreKind, Topic
 from tasks.prepared import PreparedSystem
 from tasks.transport import MAX_INLINE_BYTES, pack
 
-# What the ledger and its view, the traces, hold: of a campaign, a segment, an inference, a training.
-_LEDGER_BYTES = (63_000, 2_400, 2_200, 2_000)
-_TRACE_BYTES = (0, 1_700, 1_850, 1_650)
+# What the ledger and its view, the traces, hold: of a campaign, a segment, an inference, a training, a glance.
+_LEDGER_BYTES = (63_000, 2_400, 2_200, 2_000, 2_000)
+_TRACE_BYTES = (0, 1_700, 1_850, 1_650, 1_600)
 # Logs of Parsl's processes, our own, and the files written once but the topology.
-_LOG_BYTES = (70_000, 650, 0, 0)
+_LOG_BYTES = (70_000, 650, 0, 0, 0)
 
 # A header names each array's type and shape.
 _HEADER_BYTES = 80
@@ -161,6 +161,8 @@ class _Shipped:
         At most.
     frames_move, candidates_move
         Whether a ``move`` task copies them into their consumer's store.
+    batches, batch
+        Of segments that run, all that may be looked at, and the bytes of one.
     """
 
     segments: int
@@ -177,6 +179,8 @@ class _Shipped:
     references: _References
     frames_move: bool
     candidates_move: bool
+    batches: int
+    batch: int
 
 
 def planned_segments(settings: Settings, dynamics: Dynamics) -> int | None:
@@ -197,7 +201,7 @@ def forecast(
     shipped = _shipped(settings, prepared, dynamics, destinations, segments, walkers)
     stores = _stores(shipped, settings.ps_threshold, destinations)
     n_inferences, n_trainings = shipped.references.n, shipped.trainings
-    counts = (1, segments, n_inferences, n_trainings)
+    counts = (1, segments, n_inferences, n_trainings, shipped.batches)
     trajectory = trajectory_bytes(settings.trajectory_format, len(prepared.stored_indices), dynamics.n_frames)
     kept, learnt = (destinations[topic].run_dir is not None for topic in ("simulate", "infer"))
     disk = {
@@ -293,6 +297,9 @@ def _shipped(
         references=_references(settings, chosen, prepared, settings.infer_every * dynamics.n_frames, n_inferences),
         frames_move=simulate.store.kind not in (*infer.reaches, "inline"),
         candidates_move=infer.store.kind not in (*simulate.reaches, "inline"),
+        # The last one of a segment is looked at with all its frames.
+        batches=segments * (math.ceil(dynamics.n_frames / settings.batch_frames) - 1) if settings.stream else 0,
+        batch=_packed(settings.batch_frames * len(prepared.feature_indices) * 12),
     )
 
 
@@ -334,10 +341,11 @@ def _simulate_store(kind: StoreKind, shipped: _Shipped) -> StoreUse:
     # Each walker keeps its own end, and starts from another; in an ensemble both until the iteration is over.
     ends = min(shipped.segments, 2 * shipped.walkers) * shipped.end
     offered, kept = _candidate_bytes(shipped)
+    batches, at_once = _batch_bytes(shipped)
     return StoreUse(
         kind,
-        always + shipped.segments * (shipped.frames + shipped.end) + shipped.candidates_move * offered,
-        always + shipped.waiting * shipped.frames + ends + shipped.candidates_move * kept,
+        always + shipped.segments * (shipped.frames + shipped.end) + shipped.candidates_move * offered + batches,
+        always + shipped.waiting * shipped.frames + ends + shipped.candidates_move * kept + at_once,
         max(shipped.system, shipped.basis, shipped.frames, shipped.end),
     )
 
@@ -348,12 +356,21 @@ def _infer_store(kind: StoreKind, shipped: _Shipped, system: int, threshold: int
     references = shipped.references
     at_once = references.newest_two if references.newest >= threshold else 0
     offered, kept = _candidate_bytes(shipped)
+    batches, batches_at_once = _batch_bytes(shipped)
+    frames = shipped.frames_move * (shipped.segments * shipped.frames + batches)
+    frames_at_once = shipped.frames_move * (shipped.waiting * shipped.frames + batches_at_once)
     return StoreUse(
         kind,
-        system + references.total(threshold) + offered + shipped.frames_move * shipped.segments * shipped.frames,
-        system + at_once + kept + shipped.frames_move * shipped.waiting * shipped.frames,
+        system + references.total(threshold) + offered + frames,
+        system + at_once + kept + frames_at_once,
         max(system, shipped.candidates, references.newest),
     )
+
+
+def _batch_bytes(shipped: _Shipped) -> tuple[int, int]:
+    """Return the bytes of all batches of running segments, and of those at once."""
+    at_once = min(shipped.batches, shipped.walkers * MOST_AHEAD)
+    return shipped.batches * shipped.batch, at_once * shipped.batch
 
 
 def _candidate_bytes(shipped: _Shipped) -> tuple[int, int]:

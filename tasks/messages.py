@@ -26,6 +26,10 @@ CoordinateKind = Literal["aae", "phi-psi", "rmsd", "position", "function"]
 Moment = Literal["before-segment", "after-segment", "after-campaign", "continue-until"]
 
 
+# Batches of a running segment that may be on their way at once.
+MOST_AHEAD = 4
+
+
 @dataclass(frozen=True, slots=True)
 class StoreSpec:
     """How any process opens one of the campaign's stores.
@@ -233,7 +237,7 @@ class Feed:
     events: EventKind
     options: tuple[tuple[str, str], ...]
     campaign: int
-    ahead: int = 4
+    ahead: int = MOST_AHEAD
 
 
 @dataclass(frozen=True, slots=True)

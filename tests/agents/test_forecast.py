@@ -199,3 +199,20 @@ def test_a_control_counts_on_disk_and_passes_through_the_same_stores(alanine: Pr
     for topic, use in both.store_bytes.items():
         assert use.total == steered.store_bytes[topic].total + plain.store_bytes[topic].total
         assert use.peak == max(steered.store_bytes[topic].peak, plain.store_bytes[topic].peak)
+
+
+@pytest.mark.parametrize("moves", [False, True])
+def test_batches_of_running_segments_pass_through_the_store_of_segments(alanine: PreparedSystem, moves: bool) -> None:
+    to = destinations(reaches=frozenset({"file", "inline"}), simulate="redis") if moves else destinations()
+    quiet, streaming = (of(alanine, 100, to, stream=stream, stream_every_ps=ps) for stream, ps in STREAMED)
+    # Of 8 frames in batches of 2, the last batch comes with the segment; feature atoms, three floats each.
+    batch = len(pack({"points": np.zeros((2, len(alanine.feature_indices), 3), np.float32)}))
+    for topic in ("simulate", "infer") if moves else ("simulate",):
+        more = streaming.store_bytes[topic].total - quiet.store_bytes[topic].total
+        assert more == pytest.approx(100 * 3 * batch, rel=0.1)
+        at_once = streaming.store_bytes[topic].peak - quiet.store_bytes[topic].peak
+        assert at_once == pytest.approx(4 * 4 * batch, rel=0.1)
+    assert streaming.disk_bytes["traces"] - quiet.disk_bytes["traces"] == 300 * 1_600
+
+
+STREAMED = ((False, None), (True, 0.5))
