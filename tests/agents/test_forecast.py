@@ -201,6 +201,9 @@ def test_a_control_counts_on_disk_and_passes_through_the_same_stores(alanine: Pr
         assert use.peak == max(steered.store_bytes[topic].peak, plain.store_bytes[topic].peak)
 
 
+STREAMED = ((False, None), (True, 0.5))
+
+
 @pytest.mark.parametrize("moves", [False, True])
 def test_batches_of_running_segments_pass_through_the_store_of_segments(alanine: PreparedSystem, moves: bool) -> None:
     to = destinations(reaches=frozenset({"file", "inline"}), simulate="redis") if moves else destinations()
@@ -213,6 +216,3 @@ def test_batches_of_running_segments_pass_through_the_store_of_segments(alanine:
         at_once = streaming.store_bytes[topic].peak - quiet.store_bytes[topic].peak
         assert at_once == pytest.approx(4 * 4 * batch, rel=0.1)
     assert streaming.disk_bytes["traces"] - quiet.disk_bytes["traces"] == 300 * 1_600
-
-
-STREAMED = ((False, None), (True, 0.5))
