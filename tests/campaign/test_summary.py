@@ -13,6 +13,7 @@ KEYS = [
     "weighted_ensemble",
     "hooks",
     "on_frames",
+    "stream",
 ]  # fmt: skip
 
 EMPTY = Summary(
