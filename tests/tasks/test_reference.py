@@ -3,6 +3,7 @@ import pytest
 from scipy import stats
 
 from tasks.features import empty_cells
+from tasks.models import fit_pca
 from tasks.reference import ReferenceSet, Sample, reservoir
 from tasks.transport import pack, unpack
 
@@ -59,11 +60,13 @@ def test_samples_keep_ids_points_and_latent_together() -> None:
 
 
 def test_a_new_embedding_replaces_the_old_one_only() -> None:
-    old = reference()
-    new = old.with_latent(3, np.ones((30, 8), np.float32), np.zeros((5, 8), np.float32))
+    old, model = reference(), fit_pca(reference().sample.points, 8)
+    new = old.embedded_by(model, 3)
     assert new.model_version == 3
-    assert new.sample.latent.shape == (30, 8)
-    assert new.frontier.latent.shape == (5, 8)
+    np.testing.assert_array_equal(new.sample.latent, model.embed(old.sample.points))
+    np.testing.assert_array_equal(new.frontier.latent, model.embed(old.frontier.points))
+    assert new.embedded_by(model, 3) is new
+    assert old.embedded_by(model, old.model_version).sample.latent.shape == (30, 8), "of another size, so of another"
     before, after = old.to_arrays(), new.to_arrays()
     for changed in ("counts", "latent", "frontier_latent"):
         del before[changed], after[changed]
