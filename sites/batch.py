@@ -52,6 +52,8 @@ class Nodes:
         Where workers dial this host; None for what its name resolves to.
     poll_s
         How often the scheduler is asked how blocks are. One that serves many people wants it seldom.
+    reaches
+        Kinds of store that workers open; with ``redis`` where nodes reach the server that ``--redishost`` names.
     """
 
     walltime: str
@@ -66,6 +68,7 @@ class Nodes:
     launcher: Launcher | None = None
     address: str | None = None
     poll_s: int = 20
+    reaches: frozenset[str] = _REACHES
 
 
 class _Polled:
@@ -178,7 +181,7 @@ def _site(name: str, nodes: Nodes, provider: Callable[[str], ExecutionProvider])
         if not nodes.devices:
             no_devices(name, resources)
         environment = worker_environment(
-            _REACHES, shared=sharing(per_device), pinned=nodes.devices > 0, unpacking=resources.unpacking
+            nodes.reaches, shared=sharing(per_device), pinned=nodes.devices > 0, unpacking=resources.unpacking
         )
         return htex(
             label,
@@ -197,6 +200,6 @@ def _site(name: str, nodes: Nodes, provider: Callable[[str], ExecutionProvider])
         learn=lambda resources: executor(f"{name}-learn", resources, learners),
         simulate_slots=lambda resources: most * workers(resources),
         learn_slots=lambda resources: most * learners,
-        reaches=_REACHES,
+        reaches=nodes.reaches,
         shares_run_dir=True,
     )

@@ -32,6 +32,7 @@ SITES["lab"] = lambda: slurm(
     Nodes(
         walltime="00:10:00", queue="debug", max_blocks=2, launcher=SimpleLauncher(), address="127.0.0.1", poll_s=1,
         init="export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={{checkout}}",
+        reaches=frozenset(("file", "redis", "inline")),
     ),
 )
 """
