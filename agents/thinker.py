@@ -39,7 +39,7 @@ class CampaignThinker(BaseThinker):
             if all(actor.over for actor in self.actors):
                 return
 
-    @agent
+    @agent(startup=True)  # or its end would be that of all others
     def hear_of_batches(self) -> None:
         """Take in what running segments send, until every campaign is over."""
         while self.feed is not None and not (self.done.is_set() or all(actor.over for actor in self.actors)):
