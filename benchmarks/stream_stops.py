@@ -8,11 +8,12 @@ from benchmarks.campaigns import campaign
 from benchmarks.harness import Figure, Session, interval
 
 SEEDS: Final = tuple(range(7001, 7017))
-LENGTHS_PS: Final = (2.0, 20.0, 100.0)
 BELOW: Final = (0.5,)
 
-_TOTAL_NS: Final = 0.3
-_PAD_S_PER_PS: Final = 0.05
+# Of each length of segments in ps what is simulated in all, in ns, and the wall time of a ps: a verdict takes some
+# tens of milliseconds, and is to come within a batch, a tenth of a segment.
+LENGTHS: Final[dict[float, tuple[float, float]]] = {2.0: (0.3, 0.05), 20.0: (1.0, 0.02), 100.0: (2.0, 0.01)}
+
 # Of so many simulated ps there is an inference, however long segments are.
 _INFER_PS: Final = 8.0
 
@@ -22,7 +23,7 @@ def figures(session: Session) -> dict[str, Figure]:
     options = session.options
     seeds = options.seeds or (SEEDS[:2] if session.quick else SEEDS)
     found: dict[str, Figure] = {}
-    for length_ps in options.lengths or (LENGTHS_PS[1:2] if session.quick else LENGTHS_PS):
+    for length_ps in options.lengths or ([20.0] if session.quick else LENGTHS):
         arms = {None: "never", **{below: f"below {below:g}" for below in options.below or BELOW}}
         runs: dict[str, list[dict[str, float]]] = {name: [] for name in arms.values()}
         for turn, seed in enumerate(seeds):
@@ -49,10 +50,12 @@ def figures_of(runs: dict[str, list[dict[str, float]]], length: str) -> dict[str
 
 
 def _run(session: Session, length_ps: float, below: float | None, seed: int) -> dict[str, float]:
-    total_ns = 0.2 if session.quick else _TOTAL_NS
+    total_ns, pad_s_per_ps = LENGTHS[length_ps]
+    if session.quick:
+        total_ns /= 4
     flags = (
         *("--segment-ps", f"{length_ps:g}", "--frame-ps", "0.2", "--walkers", "4", "--simulate-workers", "2"),
-        *("--min-segment-seconds", f"{_PAD_S_PER_PS * length_ps:g}", "--embedding", "pca"),
+        *("--min-segment-seconds", f"{pad_s_per_ps * length_ps:g}", "--embedding", "pca"),
         *("--infer-every", str(max(1, round(_INFER_PS / length_ps))), "--max-ns", f"{total_ns:g}"),
         *("--seed", str(seed), "--stream"),
         *(() if below is None else ("--stop-below", f"{below:g}")),

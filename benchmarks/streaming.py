@@ -12,8 +12,8 @@ not. Wanted: at most 5 % with a listener, 1 % without.
 
 **Stops.** Coverage of alanine dipeptide's phi/psi plane (cells of 15 degrees) for equal simulated time, what was
 simulated of stopped segments counted, with and without ``--stop-below``, in segments of 2, 20 and 100 ps in batches
-of a tenth. Segments are padded to 0.05 s per ps, standing for a slower engine, so that a verdict can come in time.
-Seeds 7001 to 7016, which nothing was tuned on. No figure is wanted: it may not pay.
+of a tenth; 0.3, 1 and 2 ns in all. Segments are padded to 0.05, 0.02 and 0.01 s per ps, standing for a slower engine,
+so that a verdict can come in time. Seeds 7001 to 7016, which nothing was tuned on. No figure is wanted: it may not pay.
 """
 
 from __future__ import annotations
@@ -42,7 +42,14 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ssh-init", metavar="LINE", help="shell line that brings Python and `tasks` there")
     parser.add_argument("--repeats", type=int, metavar="N", help="of delay (default 3, quick 1) and cost (10, 3)")
     parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="of stops (quick: 2)")
-    parser.add_argument("--lengths", type=float, nargs="+", metavar="PS", help="of stops (default: 2, 20, 100)")
+    parser.add_argument(
+        "--lengths",
+        type=float,
+        nargs="+",
+        choices=list(stream_stops.LENGTHS),
+        metavar="PS",
+        help="of stops: 2, 20, 100",
+    )
     parser.add_argument("--below", type=float, nargs="+", metavar="SHARE", help="of stops (default: 0.5)")
 
 
