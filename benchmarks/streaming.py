@@ -12,8 +12,9 @@ not. Wanted: at most 5 % with a listener, 1 % without.
 
 **Stops.** Coverage of alanine dipeptide's phi/psi plane (cells of 15 degrees) for equal simulated time, what was
 simulated of stopped segments counted, with and without ``--stop-below``, in segments of 2, 20 and 100 ps in batches
-of a tenth; 0.3, 1 and 2 ns in all. Segments are padded to 0.05, 0.02 and 0.01 s per ps, standing for a slower engine,
-so that a verdict can come in time. Seeds 7001 to 7016, which nothing was tuned on. No figure is wanted: it may not pay.
+of a tenth; 0.3, 1 and 2 ns in all. Segments are padded to 0.05, 0.02 and 0.01 s per ps, standing for a slower
+engine, so that a verdict can come in time. Seeds 7001 to 7016, which nothing was tuned on. No figure is wanted: it
+may not pay.
 """
 
 from __future__ import annotations
