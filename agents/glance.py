@@ -81,8 +81,10 @@ class GlanceAgent(TopicAgent[GlanceSpec, GlanceResult]):
         self._waiting.append((batch, reachable))
 
     def look(self) -> None:
-        """Have what waits looked at."""
-        if self.busy or self.state.quiet or not self._waiting:
+        """Have what waits looked at; once nothing is sent any more, no segment waits for that in vain."""
+        while self.state.quiet and self._waiting:
+            self._let_go(*self._waiting.popleft())
+        if self.busy or not self._waiting:
             return
         for segment_id, attempt in [each for each in self._rarity if self._attempt_of(each[0]) != each[1]]:
             del self._rarity[segment_id, attempt]

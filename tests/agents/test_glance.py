@@ -81,6 +81,19 @@ def test_a_batch_whose_segment_has_ended_meanwhile_is_let_go(make_campaign):
     assert not [ref for ref in campaign.stored if ref.key[0].startswith("batch")]
 
 
+def test_once_a_person_ended_the_campaign_no_segment_waits_for_room(make_campaign):
+    campaign, segment = looking(make_campaign)
+    for _ in range(4):
+        campaign.feed(segment)
+    campaign.stop()
+    # But for the one that is looked at already.
+    assert campaign.unanswered == {(1000 * segment.spec.segment_id + segment.spec.attempt, 0)}
+    campaign.feed(segment)
+    campaign.answer(campaign.out("glance")[0])
+    assert campaign.unanswered == set()
+    assert campaign.out("glance") == []
+
+
 @pytest.mark.parametrize("failure", ["unreachable", "worker_lost", "error"])
 def test_a_glance_that_fails_costs_nothing_and_is_not_tried_again(make_campaign, failure):
     campaign, segment = looking(make_campaign)
