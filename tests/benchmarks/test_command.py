@@ -30,7 +30,7 @@ def run_benchmark(name: str, folder: Path, *flags: str) -> subprocess.CompletedP
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=200,
     )
 
 

@@ -162,7 +162,7 @@ def served(executor: HighThroughputExecutor, folder: Path) -> Iterator[Callable[
                     run(["sh", "-c", "sleep 0.3; env"], capture_output=True, text=True) for _ in range(n_workers)
                 ]
                 for each in asked:
-                    told = each.result(timeout=60).stdout.splitlines()
+                    told = each.result(timeout=120).stdout.splitlines()
                     environment = dict(line.split("=", 1) for line in told if "=" in line)
                     found[int(environment["PARSL_WORKER_RANK"])] = environment
             return found
