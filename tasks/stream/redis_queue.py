@@ -219,7 +219,7 @@ class RedisInlet:
                     # What it queued before it went comes first.
                     data = None if gone is None else self._redis.lpop(self._keys.events)  # type: ignore[assignment]
                     if gone is not None and data is None:
-                        self._note_end(gone.stream)
+                        self._note_end(gone)
                         self._redis.delete(self._keys.receipts(gone.session))
                         return gone, None
             message = None if data is None else self._known(data)
@@ -254,8 +254,9 @@ class RedisInlet:
     def _known(self, data: bytes) -> Sent | Beat | None:
         """Return an event of a producer that is listened to."""
         message = decode(data, self._spec.name)
-        listened_to = self._streams is None or message is None or message.stream in self._streams
-        if not isinstance(message, Sent | Beat) or not listened_to:
+        if not isinstance(message, Sent | Beat) or (
+            self._streams is not None and message.stream not in self._streams
+        ):
             self.strangers += 1
             return None
         if self._session_of(message.stream) != message.session:
@@ -263,15 +264,17 @@ class RedisInlet:
             return None
         self._sessions[message.stream] = message.session
         if isinstance(message, Beat):
-            self._note_end(message.stream)
+            self._note_end(message)
         return message
 
-    def _note_end(self, stream: int) -> None:
-        if self._streams is None:
-            # Of any stream there may be as many as the consumer lives long.
-            self._sessions.pop(stream, None)
-        else:
-            self._ended.add(stream)
+    def _note_end(self, last: Beat) -> None:
+        if self._streams is not None:
+            self._ended.add(last.stream)
+            return
+        # Of any stream there may be as many as the consumer lives long; none of them waits for receipts at its end.
+        self._sessions.pop(last.stream, None)
+        with _reaching(self._spec):
+            self._redis.delete(self._keys.receipts(last.session))
 
     def _session_of(self, stream: int) -> str | None:
         """Return the producer of a stream: who was heard first of those that live.

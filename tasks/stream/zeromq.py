@@ -278,8 +278,10 @@ class ZmqInlet:
     def acknowledge(self, stream: int, taken: int) -> None:
         """Tell a producer how many items were taken."""
         with self._changed:
-            self._taken[stream] = taken
             peer = self._peers.get(stream)
+            if peer is None and self._is_open:
+                return  # it ended, and is forgotten
+            self._taken[stream] = taken
         if peer is not None:
             self._line.send((peer.identity, Taken(stream, self._session, taken, self._state_of(peer))))
 
