@@ -114,7 +114,7 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         self._load = Load()
         self._recalled_to: dict[int, Destination] = {}
         self._watch = _watch(state)
-        self._told_of_failure = False
+        self._warned_of: set[str] = set()
 
     # What is sent -----------------------------------------------------------------------------------------------
 
@@ -563,9 +563,15 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
         if watched.fed is not None:
             fed = watched.fed
             self.state.counts.fed.update(batches=fed.sent, dropped=fed.dropped, stopped=int(fed.stopped))
-        if watched.error is not None and not self._told_of_failure:
-            self._told_of_failure = True
-            self.state.warn(f"{watched.error}; its segment goes on, and the summary counts such calls")
+            if fed.error is not None:
+                self._warn_once("stream", f"batches of a segment came here no more ({fed.error}); it went on without")
+        if watched.error is not None:
+            self._warn_once("on_frames", f"{watched.error}; its segment goes on, and the summary counts such calls")
+
+    def _warn_once(self, about: str, sentence: str) -> None:
+        if about not in self._warned_of:
+            self._warned_of.add(about)
+            self.state.warn(sentence)
 
     def inputs(self, spec: SegmentSpec) -> Iterable[Ref]:
         """Return the start; the system is held as long as the campaign."""
