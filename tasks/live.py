@@ -90,16 +90,17 @@ class Audience:
             box = None if boxes is None else boxes[-1]
             self._imd.publish(positions[-1, self._stored], box, step=n * self._dynamics.frame_steps)
         if n - first == self._watch.every or n == self._dynamics.n_frames:
-            if self._onlooker is not None:
-                self._onlooker.look(first, positions[first:], None if boxes is None else boxes[first:])
-            # Of the whole segment the result tells.
-            if self._feeder is not None and n < self._dynamics.n_frames:
-                self._feed(self._feeder, first, positions[first:], None if boxes is None else boxes[first:])
+            self._show_batch(first, positions[first:], None if boxes is None else boxes[first:])
             self._n_shown = n
 
-    def _feed(self, feeder: Feeder, first: int, positions: np.ndarray, boxes: np.ndarray | None) -> None:
-        if np.isfinite(positions).all():  # or the segment is about to fail
-            feeder.send(first, self._indices.points(positions, boxes))
+    def _show_batch(self, first: int, positions: np.ndarray, boxes: np.ndarray | None) -> None:
+        if not np.isfinite(positions).all():
+            return  # the segment is about to fail
+        if self._onlooker is not None:
+            self._onlooker.look(first, positions, boxes)
+        # Of the last batch the segment's result tells.
+        if self._feeder is not None and first + len(positions) < self._dynamics.n_frames:
+            self._feeder.send(first, self._indices.points(positions, boxes))
 
     def leave(self) -> None:
         """Let go of clients, once the segment has ended: they are sent what they have yet to be sent."""

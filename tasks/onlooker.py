@@ -71,8 +71,6 @@ class Onlooker:
         boxes : ndarray of shape (n_frames, 3, 3), float32
             Box vectors in nm; None where the system is not periodic.
         """
-        if not np.isfinite(positions).all():
-            return  # the segment is about to fail
         times_ps = self._frame_ps * np.arange(first + 1, first + 1 + len(positions))
         # Copies: what it writes into must not be what is kept.
         shown = positions[:, self._stored], times_ps, None if boxes is None else boxes.copy()

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from tasks.bundle import run_bundle
-from tasks.live import Stop
+from tasks.indices import Indices
+from tasks.live import Audience, Stop
 from tasks.messages import SegmentResult, SegmentSpec, Watch
 from tasks.onlooker import MAX_VALUES_BYTES, Onlooker
+from tasks.prepared import PreparedSystem
 from tasks.simulate import begin_segment, run_segment
 from tasks.transport import fetch
 
@@ -147,10 +149,16 @@ def test_values_have_a_bound_and_the_newest_are_kept(tmp_path: Path) -> None:
     assert 0 < sum(len(str(seen.values)) for seen in told.seen) <= MAX_VALUES_BYTES
 
 
-def test_frames_that_are_no_numbers_are_not_shown(tmp_path: Path) -> None:
-    looking = onlooker("nothing:there", tmp_path, np.arange(2))
-    looking.look(0, np.full((1, 5, 3), np.nan, np.float32), None)
-    assert looking.watched().n_batches == 0
+def test_frames_that_are_no_numbers_are_not_shown(
+    segment: SegmentSpec, alanine: PreparedSystem, tmp_path: Path
+) -> None:
+    (tmp_path / "live_any.py").write_text("def any(f, t, b): return {'n': len(f)}\n")
+    watch = Watch(1, True, "live_any:any", str(tmp_path), 20.0)
+    audience = Audience(segment, watch, np.arange(2), Indices.from_arrays(alanine.to_arrays()))
+    audience.see(np.full((1, alanine.n_atoms, 3), np.nan, np.float32), None)
+    audience.see(np.zeros((2, alanine.n_atoms, 3), np.float32), None)
+    audience.leave()
+    assert audience.watched().n_batches == 1
 
 
 def test_boxes_and_the_atoms_that_trajectories_keep_are_shown(tmp_path: Path) -> None:
