@@ -78,12 +78,12 @@ class FeedInlet:
             logger.warning("running segments cannot be told what became of their batches: %s", error)
 
     def close(self) -> None:
-        """Hear no more, and remove what came and was not heard."""
-        self._inlet.close("over")
+        """Hear no more, and remove what came and was not heard; nobody who sends is left."""
         while heard := self.hear(0.001):
             for batch in (batch for batches in heard.values() for batch in batches):
-                with suppress(Unreachable):
+                with suppress(Unreachable):  # with the store all that lay in it is gone
                     evict(batch.points)
+        self._inlet.close("over")
 
     def _sort(self, message: object, heard: defaultdict[int, list[Batch]]) -> None:
         if not isinstance(message, Sent):

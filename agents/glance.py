@@ -108,10 +108,8 @@ class GlanceAgent(TopicAgent[GlanceSpec, GlanceResult]):
             reference_number=state.counts.inferences,
             model=state.model,
             model_version=state.model_version,
-            embedding=settings.embedding,
             novelty=settings.novelty,
             neighbours=settings.neighbours,
-            latent=settings.latent,
             seed=settings.seed,
             store=self.destination.store,
         )

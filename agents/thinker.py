@@ -44,7 +44,7 @@ class CampaignThinker(BaseThinker):
         """Take in what running segments send, until every campaign is over."""
         while self.feed is not None and not (self.done.is_set() or all(actor.over for actor in self.actors)):
             for number, batches in self.feed.hear(_TICK_S).items():
-                if number < len(self.actors) and not self.actors[number].over:
+                if not self.actors[number].over:
                     self.actors[number].hear(batches)
 
     @result_processor(topic="equilibrate")

@@ -156,7 +156,7 @@ def _imd(settings: Settings) -> Iterator[str]:
 def _stream(settings: Settings) -> Iterator[str]:
     if not settings.stream:
         if settings.stop_below is not None:
-            yield (f"--stop-below {settings.stop_below:g} judges what --stream sends: add that, or drop this")
+            yield f"--stop-below {settings.stop_below:g} judges what --stream sends: add that, or drop this"
         return
     if settings.is_ensemble:
         yield (
@@ -164,8 +164,9 @@ def _stream(settings: Settings) -> Iterator[str]:
             "drop it, or look at them with --on-frames"
         )
         return
-    if not policy(settings.policy).learns or not settings.infer_every:
-        given = "--infer-every 0" if policy(settings.policy).learns else f"--policy {shown(settings.policy)}"
+    learns = policy(settings.policy).learns
+    if not learns or not settings.infer_every:
+        given = "--infer-every 0" if learns else f"--policy {shown(settings.policy)}"
         yield f"--stream compares frames with what learning knows, and {given} learns nothing: drop one of them"
     if settings.no_proxystore or settings.ps_backends["simulate"] == "none":
         yield "--stream puts batches into the store of segments, and there is none: choose a --simulate-ps-backend"

@@ -619,10 +619,8 @@ class GlanceSpec:
     reference_number: int
     model: Ref | None
     model_version: int
-    embedding: Embedding
     novelty: Novelty
     neighbours: int
-    latent: int
     seed: int
     store: StoreSpec
 

@@ -48,7 +48,7 @@ def spec_of(reference: ReferenceSet, batches: list[np.ndarray], store: StoreSpec
         Batch(10 + k, 1, 10 + k, 0, 0, len(each), 0.0, ship({"points": each}, store))
         for k, each in enumerate(batches)
     )
-    spec = GlanceSpec(5, 1, told, ship(reference.to_arrays(), store), 4, None, 2, "pca", "sparsity", K, 2, 1, store)
+    spec = GlanceSpec(5, 1, told, ship(reference.to_arrays(), store), 4, None, 2, "sparsity", K, 1, store)
     return replace(spec, **changes)
 
 
