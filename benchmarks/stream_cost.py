@@ -26,6 +26,7 @@ import numpy as np
 from agents.feed import FeedInlet
 from agents.state import Receipt
 from benchmarks.harness import ROOT, Figure, Session, Wanted, interval, median
+from campaign.timing import lone_segment
 from tasks import simulate
 from tasks.announce import announced
 from tasks.imd_protocol import HEADER, Header
@@ -33,7 +34,7 @@ from tasks.live import Audience
 from tasks.messages import Dynamics, Feed, SegmentSpec, StoreSpec, Watch
 from tasks.stream.spec import LOOPBACK
 from tasks.systems import named_system, prepare
-from tasks.transport import TOKEN_VARIABLE, evict, ship
+from tasks.transport import TOKEN_VARIABLE, evict
 
 FRAME_STEPS: Final = 62  # of 4 fs: 0.248 ps
 # What is set up and taken down for each segment weighs more in a short one: 20 and 100 ps.
@@ -57,7 +58,9 @@ def figures(session: Session) -> dict[str, Figure]:
 def _of_length(session: Session, n_frames: int) -> dict[str, Figure]:
     n_repeats = session.options.repeats or (3 if session.quick else 10)
     store = StoreSpec("cost", "file", (("store_dir", str(session.folder / "cost")),))
-    spec = _segment(session.folder, store, n_frames)
+    prepared = prepare(named_system("alanine-dipeptide", platform="Reference"))
+    dynamics = Dynamics(n_frames * FRAME_STEPS, FRAME_STEPS, 0.004, 300.0, 1.0, "Reference")
+    spec = lone_segment(prepared, dynamics, store, session.folder)
     with _listening(session.folder, store) as feed:
         watches = {
             "nobody": None,
@@ -126,27 +129,6 @@ def _spent() -> Iterator[None]:
 def look(frames: object, times_ps: object, box: object) -> dict[str, float]:
     """Return nothing of interest: what it costs is to be called."""
     return {}
-
-
-def _segment(folder: Path, store: StoreSpec, n_frames: int) -> SegmentSpec:
-    prepared = prepare(named_system("alanine-dipeptide", platform="Reference"))
-    inline = StoreSpec("inline", "inline")
-    return SegmentSpec(
-        segment_id=0,
-        attempt=1,
-        walker_id=0,
-        iteration=0,
-        parent_id=None,
-        parent_frame=None,
-        system=ship(prepared.to_arrays(), inline),
-        system_id=prepared.digest,
-        start=ship({"positions": prepared.positions[None]}, inline),
-        start_row=0,
-        seed=1,
-        dynamics=Dynamics(n_frames * FRAME_STEPS, FRAME_STEPS, 0.004, 300.0, 1.0, "Reference"),
-        store=store,
-        run_dir=str(folder),
-    )
 
 
 def _cost(spec: SegmentSpec, name: str) -> Cost:

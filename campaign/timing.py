@@ -81,7 +81,22 @@ def _time_segments(
     tempfile.tempdir = str(folder)  # whoever ends this process removes the folder
     warnings.simplefilter("ignore", UserWarning)  # MDAnalysis misses a box
     store = StoreSpec("timing", "file", (("store_dir", str(folder / "timing")),))
-    spec = SegmentSpec(
+    spec = lone_segment(prepared, _shortened(dynamics, 1), store, folder, trajectory_format)
+    try:
+        return _timed(spec, dynamics)
+    except (TaskFailed, openmm.OpenMMException) as error:
+        raise BadInput(f"system {prepared.name} cannot be run on {dynamics.platform}: {error}") from error
+
+
+def lone_segment(
+    prepared: PreparedSystem,
+    dynamics: Dynamics,
+    store: StoreSpec,
+    folder: Path,
+    trajectory_format: Literal["dcd", "xtc"] = "dcd",
+) -> SegmentSpec:
+    """Return a segment from the first basis state that is of no campaign; its system and start are shipped."""
+    return SegmentSpec(
         segment_id=0,
         attempt=1,
         walker_id=0,
@@ -93,15 +108,11 @@ def _time_segments(
         start=ship(prepared.basis(), store),
         start_row=0,
         seed=1,
-        dynamics=_shortened(dynamics, 1),
+        dynamics=dynamics,
         store=store,
         run_dir=str(folder),
         trajectory_format=trajectory_format,
     )
-    try:
-        return _timed(spec, dynamics)
-    except (TaskFailed, openmm.OpenMMException) as error:
-        raise BadInput(f"system {prepared.name} cannot be run on {dynamics.platform}: {error}") from error
 
 
 def _timed(spec: SegmentSpec, whole: Dynamics) -> Timing:
