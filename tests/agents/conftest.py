@@ -584,6 +584,8 @@ class Campaign:
         if before:
             # Each process ships the system anew.
             again = {"system": before[0].system} if hasattr(send.spec, "system") else {}
+            if send.topic == "simulate" and key in self.steering.simulate.again:
+                again["dynamics"] = before[0].dynamics  # as long as it was, which may be shorter
             assert replace(send.spec, attempt=1, **again) == before[0]
             self._check_site_of_a_retry(send)
         elif send.topic == "simulate" and self.settings.before_segment:

@@ -1,6 +1,7 @@
 """Trajectories that wait on their nodes: each is gathered once, or its segment runs again for it alone."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -137,6 +138,27 @@ def test_what_a_node_took_with_it_runs_again_and_nothing_that_followed_from_it(k
     assert kept.steering.finished
     assert (kept.state.counts.segments, kept.state.counts.frames) == (12, frames)
     assert_gathered(kept, 12)
+    kept.end()
+
+
+def test_a_segment_that_ended_early_is_as_long_when_it_runs_again(kept):
+    answer_all(kept, 10)
+    (send,) = kept.out("simulate")
+    outcome = kept.outcome(send)
+    del kept.outstanding["simulate", task_id(send.spec)]
+    early = {"n_frames": 3, "simulated_ps": 3 * send.spec.dynamics.frame_ps}
+    kept.deliver(send, replace(outcome, value=replace(outcome.value, **early)))
+    kept.lose_node("node0")
+    answer_all(kept, 1)
+    kept.answer(*kept.out("gather"))
+    (again,) = kept.out("simulate")
+    assert again.spec.segment_id == send.spec.segment_id
+    assert (send.spec.dynamics.n_frames, again.spec.dynamics.n_frames) == (8, 3)
+    assert again.spec.dynamics.frame_steps == send.spec.dynamics.frame_steps
+    kept.answer(again)
+    kept.answer(*kept.out("gather"))
+    assert kept.steering.finished
+    assert kept.state.counts.frames == 11 * 8 + 3
     kept.end()
 
 

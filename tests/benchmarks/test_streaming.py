@@ -7,9 +7,7 @@ import pytest
 
 from benchmarks.stream_delay import delays
 from benchmarks.stream_stops import figures_of
-from tests.benchmarks.test_command import folder, run_benchmark
-
-__all__ = ["folder"]
+from tests.benchmarks.conftest import run_benchmark
 
 
 def glance(segment_id: int, made: float, embedded: float, n_frames: int = 2, success: bool = True) -> dict:
@@ -41,7 +39,7 @@ def test_stops_are_compared_by_seed() -> None:
 
 
 @pytest.mark.slow
-def test_cost_in_small(folder: Path) -> None:  # noqa: F811  # the fixture
+def test_cost_in_small(folder: Path) -> None:
     done = run_benchmark("streaming", folder, "--quick", "--keep-busy", "--parts", "cost", "--repeats", "1")
     assert done.returncode == 0, done.stderr
     assert "learning, each frame" in done.stdout

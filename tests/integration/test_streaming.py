@@ -11,6 +11,7 @@ import MDAnalysis
 import psutil
 import pytest
 
+from tasks.transport import TOKEN_VARIABLE
 from tests.integration.conftest import ROOT, Campaign
 
 Start = Callable[..., Campaign]
@@ -52,6 +53,8 @@ def assert_whole(run: Campaign) -> None:
 
 def test_batches_are_embedded_before_their_segments_end(campaign: Start) -> None:
     run = campaign(*LOOKED_AT, "--max-segments", "10")
+    run.until(lambda: len(run.traces("glance")) > 0, 90)
+    (token,) = {told for each in run.processes(run.run_id) if (told := _token(each)) is not None}
     assert run.wait() == 0, run.err
     assert_whole(run)
     summary = run.summary()
@@ -65,7 +68,7 @@ def test_batches_are_embedded_before_their_segments_end(campaign: Start) -> None
     ]
     assert sum(early) > len(early) / 2
     assert all(0 <= rarity <= 1 and seconds > 0 for _, rarity, seconds in glanced(run))
-    token = "WAYFINDER_STREAM_TOKEN"
+    assert len(token) == 64
     assert not [path for path in run.run_dir.rglob("*") if path.is_file() and token.encode() in path.read_bytes()]
 
 
@@ -109,6 +112,13 @@ def test_a_killed_campaign_goes_on_without_the_batches_of_its_segments(campaign:
     assert_whole(run)
     assert len(told(run)) == run.summary()["segments"] == 14
     assert run.ask("SELECT count(*) FROM task WHERE state = 'running'") == [(0,)]
+
+
+def _token(process: psutil.Process) -> str | None:
+    try:
+        return process.environ().get(TOKEN_VARIABLE)
+    except psutil.Error:
+        return None
 
 
 def _is_worker(process: psutil.Process) -> bool:
