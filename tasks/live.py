@@ -51,6 +51,7 @@ class Audience:
         self._feeder: Feeder | None = None
         if watch.feed is not None:
             self._feeder = Feeder(spec, watch.feed, watch.when_slow, may_stop=watch.may_stop)
+        self._in_batches = self._onlooker is not None or self._feeder is not None
 
     def _serve(self, spec: SegmentSpec, host: str, *, periodic: bool) -> None:
         self._imd = ImdServer(
@@ -89,6 +90,8 @@ class Audience:
         if self._imd is not None:
             box = None if boxes is None else boxes[-1]
             self._imd.publish(positions[-1, self._stored], box, step=n * self._dynamics.frame_steps)
+        if not self._in_batches:
+            return
         if n - first == self._watch.every or n == self._dynamics.n_frames:
             self._show_batch(first, positions[first:], None if boxes is None else boxes[first:])
             self._n_shown = n
