@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -162,6 +163,17 @@ def short_run(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
     )
     assert run.wait() == 0, run.err
     return run
+
+
+def edited_checkout(folder: Path, sites: str) -> Path:
+    """Return a checkout to whose config.py sites were added, as users do; ``{checkout}`` stands for its path."""
+    for name in ("agents", "benchmarks", "campaign", "policies", "sites", "tasks"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("run.py", "wiring.py"):
+        shutil.copy(ROOT / name, folder)
+    config = (ROOT / "config.py").read_text()
+    (folder / "config.py").write_text(config + sites.format(checkout=folder))
+    return folder
 
 
 @contextmanager

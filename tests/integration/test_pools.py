@@ -1,16 +1,13 @@
 """Segments at several sites, which may come and go while the campaign runs."""
 
-import os
-import subprocess
-import sys
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
-from campaign.processes import new_run_id
-from tests.integration.conftest import ROOT, Campaign
+from tests.integration.conftest import Campaign, edited_checkout
 from tests.integration.test_endings import manager_of, pool
 
 Start = Callable[..., Campaign]
@@ -112,43 +109,36 @@ def test_segments_of_a_killed_manager_are_tried_again_elsewhere(campaign: Start)
     assert retries == [("local",)]
 
 
-# A site whose workers come long after the others.
+# A site whose workers come once a file is there.
 LATE = """
-import sys
-import config
-from sites.local import local
+from dataclasses import replace
 
-def late():
-    site = local("late")
+def late() -> Site:
+    here = local("late")
+
     def simulate(resources):
-        executor = site.simulate(resources)
-        executor.provider.worker_init = "sleep 60\\n" + executor.provider.worker_init
+        executor = here.simulate(resources)
+        executor.provider.worker_init += "\\nuntil [ -e {gate} ]; do sleep 0.2; done"
         return executor
-    from dataclasses import replace
-    return replace(site, simulate=simulate)
 
-config.SITES["late"] = late
-import run
-sys.exit(run.main(sys.argv[1:]))
+    return replace(here, simulate=simulate)
+
+SITES["late"] = late
 """
 
 
 @SLOW
-def test_a_site_that_is_silent_at_the_start_joins_later(tmp_path: Path) -> None:
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    flags = ["--simulate-site", "local,late", "--simulate-workers", "1", "--max-minutes", "1"]
-    flags += ["--start-timeout", "45", "--min-segment-seconds", "0.2", "--run-dir", str(tmp_path / "run")]
-    ended = subprocess.run(
-        [sys.executable, "-c", LATE, *flags],
-        cwd=ROOT,
-        env=os.environ | {"WAYFINDER_RUN": new_run_id(), "PATH": path, "SPT_NOENV": "1", "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=240,
+def test_a_site_that_is_silent_at_the_start_joins_later(campaign: Start, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    run = campaign(
+        *("--simulate-site", "local,late", "--simulate-workers", "1", "--max-segments", "1000"),
+        *("--start-timeout", "60", "--min-segment-seconds", "0.2"),
+        checkout=edited_checkout(tmp_path / "checkout", LATE.format(gate=gate)),
     )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "site late did not answer within --start-timeout 45 s: the campaign begins without it" in ended.stdout
-    assert "site late is back" in ended.stdout
-    traces = (tmp_path / "run" / "simulation-results.jsonl").read_text()
-    assert '"site": "late"' in traces or '"site":"late"' in traces
+    run.until_segments(1, 150)
+    gate.touch()
+    run.until(lambda: "late" in {line["task_info"]["site"] for line in run.traces("simulation")}, 120)
+    run.process.send_signal(signal.SIGINT)
+    assert run.wait() == 130, run.err
+    assert "site late did not answer within --start-timeout 60 s: the campaign begins without it" in run.out
+    assert "site late is back" in run.out

@@ -349,17 +349,6 @@ def _run(*words: str, given: str | None = None) -> None:
         raise OSError(f"{' '.join(words)}: {done.stderr.strip()}")
 
 
-def edited_checkout(folder: Path, sites: str) -> Path:
-    """Return a checkout to whose config.py sites were added, as users do; ``{checkout}`` stands for its path."""
-    for name in ("agents", "benchmarks", "campaign", "policies", "sites", "tasks"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("run.py", "wiring.py"):
-        shutil.copy(ROOT / name, folder)
-    config = (ROOT / "config.py").read_text()
-    (folder / "config.py").write_text(config + sites.format(checkout=folder))
-    return folder
-
-
 @pytest.fixture(scope="module")
 def near(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     need(*HOST_PROGRAMS, package=HOST_PACKAGES)

@@ -25,11 +25,11 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.integration.conftest import edited_checkout
 from tests.integration.sites import globuslab, slurmlab
 from tests.integration.sites.conftest import (
     HOST_PACKAGES,
     HOST_PROGRAMS,
-    edited_checkout,
     far_host,
     lacking,
     listens,

@@ -16,8 +16,7 @@ import pytest
 from tasks.errors import Unreachable
 from tasks.transport import evict, fetch, keys, open_store, ship
 from tests.endpointlab import PeerEndpoint, endpoint, need_extra, need_interface, relay
-from tests.integration.conftest import ROOT, Campaign
-from tests.integration.sites.conftest import edited_checkout
+from tests.integration.conftest import ROOT, Campaign, edited_checkout
 
 Start = Callable[..., Campaign]
 
