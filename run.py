@@ -264,13 +264,32 @@ def gather(command: Command, signals: Signals) -> int:
 
 
 def export(command: Command, signals: Signals) -> int:
-    """Write a west.cfg for WESTPA's tools."""
-    from campaign.west.config import export_config
+    """Write what other programs read of a campaign."""
+    from campaign.export import write_exports
 
-    told = export_config(RunDirectory.open(command.named).path, command.out, command.replica)
-    tell(f"{told} is written: run WESTPA's tools in {told.parent}")
+    assert command.export is not None
+    for line in write_exports(command.named, command.export):
+        tell(line)
     tell(f"run directory: {command.named}")
     return COMPLETE
+
+
+def report(command: Command, signals: Signals) -> int:
+    """Write a page of a campaign, or one that compares several."""
+    from campaign.report import write_report
+
+    tell(f"{write_report((command.named, *command.others), command.out)} is written")
+    tell(f"run directory: {command.named}")
+    return COMPLETE
+
+
+def watch(command: Command, signals: Signals) -> int:
+    """Follow a campaign until it has ended or a signal comes."""
+    from campaign.watch import follow
+
+    assert command.watch is not None
+    follow(command.named, command.watch, lambda: signals.first is not None)
+    return COMPLETE if signals.first is None else 128 + signals.first
 
 
 def _conclude(parts: Parts, run_dir: RunDirectory, summary: Summary, signals: Signals) -> int:
@@ -439,7 +458,7 @@ def _control_summary(
 
 VERBS = {
     "start": start, "resume": resume, "rerun": rerun, "status": status, "gather": gather,
-    "export": export, "probe": probe,
+    "report": report, "watch": watch, "export": export, "probe": probe,
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from agents.steering import Steering
 from campaign.display import tell
 from campaign.faults import reach
 from campaign.rundir import RunDirectory
-from campaign.trace import Traces
+from campaign.trace_files import Traces
 from tasks.files import discard, publish
 from tasks.messages import Batch, Topic
 from tasks.transport import evict

@@ -118,6 +118,7 @@ class EquilibrateAgent(TopicAgent[EquilibrateSpec, EquilibrateResult]):
             "simulated_ps": result.simulated_ps,
             "payload_bytes": result.state.n_bytes,
             "proxied": result.state.data is None,
+            "store": result.state.place,
             "mean_temperature_K": result.mean_temperature_K,
             "potential_energy_kj_mol": result.potential_energy_kj_mol,
             "density_before_g_ml": result.density_before,

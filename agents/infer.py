@@ -153,6 +153,7 @@ class InferAgent(TopicAgent[EmbedSpec, EmbedResult]):
             "n_reference": result.n_reference,
             "payload_bytes": sum(ref.n_bytes for ref in self.outputs(result)),
             "proxied": result.reference.data is None,
+            "store": result.reference.place,
             "novelty": list(result.segment_novelty),
             "candidates": [[segment, frame] for segment, frame in result.start_ids],
             "coverage": result.coverage.value,

@@ -21,7 +21,7 @@ from campaign.faults import reach
 from campaign.ledger import Ledger
 from campaign.rundir import write_whole
 from campaign.stores import Stores
-from campaign.trace import mend_traces
+from campaign.trace_files import mend_traces
 from tasks.announce import forget_announcements
 from tasks.errors import TaskFailed
 from tasks.files import discard, publish, sha256, staged_files

@@ -36,7 +36,7 @@ from campaign.rundir import RunDirectory
 from campaign.settings import Settings
 from campaign.stores import Stores
 from campaign.summary import Summary
-from campaign.trace import Traces
+from campaign.trace_files import Traces
 from policies import Policy, policy
 from policies.iteration import BrokenEnsemble
 from tasks.announce import forget_announcements

@@ -74,4 +74,9 @@ class MoveAgent(TopicAgent[MoveSpec, MoveResult]):
 
     def findings(self, result: MoveResult) -> dict[str, Any]:
         """Return the size."""
-        return {"payload_bytes": result.moved.n_bytes, "proxied": True, "seconds": result.seconds}
+        return {
+            "payload_bytes": result.moved.n_bytes,
+            "proxied": True,
+            "store": result.moved.place,
+            "seconds": result.seconds,
+        }

@@ -609,6 +609,7 @@ class SimulateAgent(TopicAgent[SegmentSpec, SegmentResult]):
             "simulated_ps": result.simulated_ps,
             "payload_bytes": result.frames.n_bytes + result.end.n_bytes,
             "proxied": result.frames.data is None,
+            "store": result.frames.place,
             "mean_temperature_K": result.mean_temperature_K,
             "potential_energy_kj_mol": result.potential_energy_kj_mol,
             "seconds": result.seconds,

@@ -106,6 +106,7 @@ class TrainAgent(TopicAgent[TrainSpec, TrainResult]):
             "n_frames": result.n_frames,
             "payload_bytes": result.model.n_bytes,
             "proxied": result.model.data is None,
+            "store": result.model.place,
             "device": result.device,
             "losses": {name: list(values) for name, values in result.losses.items()},
             "seconds": result.seconds,

@@ -22,7 +22,7 @@ import psutil
 
 from benchmarks.harness import ROOT, Session
 from campaign.processes import RUN_VARIABLE
-from campaign.trace import FILES
+from campaign.trace_files import FILES
 
 _TICK_S = 0.25
 _TIMEOUT_S = 3600.0

@@ -40,7 +40,7 @@ from benchmarks.campaigns import Campaign, pin
 from benchmarks.harness import Figure, Figures, Session, Wanted, interval, run, two_cores
 from benchmarks.kills import Victim, flaws
 from campaign.processes import processes_of
-from campaign.trace import FILES
+from campaign.trace_files import FILES
 
 BLIP, KILLED_SSH, DEAD_LINK = "blip of 3 s", "killed ssh", "dead link of 20 s"
 

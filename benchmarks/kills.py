@@ -35,7 +35,7 @@ from campaign.archives import split
 from campaign.faults import POINTS
 from campaign.ledger import FIRST_OTHER_ID
 from campaign.processes import RUN_VARIABLE, processes_of
-from campaign.trace import FILES
+from campaign.trace_files import FILES
 from sites.htex import POOL
 from tasks.files import sha256
 

@@ -24,7 +24,7 @@ from benchmarks import remote
 from benchmarks.campaigns import Campaign, campaign
 from benchmarks.harness import Figure, Figures, Session, Wanted, interval, median, run
 from benchmarks.service import call, colmena_worker, parsl_worker
-from campaign.trace import FILES
+from campaign.trace_files import FILES
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -26,15 +26,28 @@ from campaign.flags import (
     unknown,
     wanted,
 )
+from campaign.looking import (
+    TAKEN,
+    Export,
+    Watch,
+    add_export_flags,
+    add_report_flags,
+    add_watch_flags,
+    export_of,
+    watch_of,
+)
 from campaign.settings import FORCE_FIELDS, GROUPS, MOLECULE, SOLVENT, Settings
 from campaign.sweep import read_table
 from policies import measure
 from tasks.errors import BadInput
 
-Verb = Literal["start", "resume", "rerun", "status", "gather", "export", "probe"]
+Verb = Literal["start", "resume", "rerun", "status", "gather", "report", "watch", "export", "probe"]
 
 # These are about a campaign that is there already, whose directory comes first.
-_OF_A_RUN: frozenset[Verb] = frozenset({"resume", "rerun", "status", "gather", "export"})
+_OF_A_RUN: frozenset[Verb] = frozenset({"resume", "rerun", "status", "gather", "report", "watch", "export"})
+
+# These take no settings.
+_ONLY_LOOK = _OF_A_RUN - {"resume"}
 
 _PURPOSE: dict[Verb, str] = {
     "start": "Run a campaign: dynamics that a model steers while it learns from them.",
@@ -42,6 +55,8 @@ _PURPOSE: dict[Verb, str] = {
     "rerun": "Let segments that were given up run again, when the campaign is resumed.",
     "status": "Tell how a campaign stands, or all campaigns in a folder, and change nothing.",
     "gather": "Bring what a campaign left on this host's scratch into its directory, and check its archives.",
+    "report": "Write a page with all that is to be seen of a campaign, or a comparison of several.",
+    "watch": "Follow a campaign while it runs, on a page or in the terminal; it does not notice.",
     "export": "Write what other programs need to read a campaign, and change nothing in it.",
     "probe": "Ask every executor for its versions, devices and free disk, and send no work.",
 }
@@ -49,7 +64,7 @@ _PURPOSE: dict[Verb, str] = {
 
 _CALL: dict[Verb, str] = {
     "start": "[start]", "resume": "resume RUN", "rerun": "rerun RUN", "status": "status RUN", "gather": "gather RUN",
-    "export": "export RUN",
+    "report": "report RUN [RUN ...]", "watch": "watch RUN", "export": "export RUN",
 }  # fmt: skip
 
 
@@ -67,14 +82,16 @@ class Command:
         Whether to say what a start would take, and start nothing.
     run
         The campaign that a verb is about, or a folder of several.
+    others
+        Further campaigns that it is compared with.
     flags
         Settings that were given for a campaign that is there already.
     segments
         Of these only.
     out
-        The directory that an export is written to; None for the run's own, or one in it.
-    replica
-        The ensemble that an export is of.
+        The file that a report is written to; None for the one in the run's directory.
+    export, watch
+        What is to be written of the campaign, how it is to be followed.
     sweep
         The text of a table of flag values, each of whose rows is a campaign.
     several
@@ -87,10 +104,12 @@ class Command:
     json: bool = False
     dry_run: bool = False
     run: Path | None = None
+    others: tuple[Path, ...] = ()
     flags: Mapping[str, object] = field(default_factory=dict)
     segments: tuple[int, ...] = ()
     out: Path | None = None
-    replica: int = 0
+    export: Export | None = None
+    watch: Watch | None = None
     sweep: str | None = None
     several: Mapping[str, Settings] = field(default_factory=dict)
 
@@ -108,7 +127,7 @@ class Command:
 
 
 # What flags take that are no settings and take no path.
-_TAKEN = {"--segment": "the id of a segment", "--replica": "the number of an ensemble"}
+_TAKEN = {"--segment": "the id of a segment", **TAKEN}
 
 # Other words for a setting.
 _ALIASES = {"min_free_mb": ("--min-free",)}
@@ -140,9 +159,10 @@ def parse(argv: Sequence[str]) -> Command:
     """
     verb, rest = _split_verb(argv)
     run, rest = _split_run(verb, rest)
+    others, rest = _split_others(verb, rest)
     given = _read_flags(verb, rest)
     if run is not None:
-        return _about_a_run(verb, run, given)
+        return _about_a_run(verb, run, others, given)
     if "sweep" in given:
         return _sweep(given)
     run_dir = given.pop("run_dir", None)
@@ -197,37 +217,34 @@ def _split_run(verb: Verb, argv: Sequence[str]) -> tuple[Path | None, Sequence[s
     return Path(argv[0]).absolute(), argv[1:]
 
 
-def _about_a_run(verb: Verb, run: Path, given: dict[str, object]) -> Command:
+def _split_others(verb: Verb, argv: Sequence[str]) -> tuple[tuple[Path, ...], Sequence[str]]:
+    """Return the further campaigns of a verb that compares, and what is left."""
+    if verb != "report":
+        return (), argv
+    named = list(takewhile(lambda word: not word.startswith("-"), argv))
+    return tuple(Path(word).absolute() for word in named), argv[len(named) :]
+
+
+def _about_a_run(verb: Verb, run: Path, others: tuple[Path, ...], given: dict[str, object]) -> Command:
     as_json, failed = bool(given.pop("json", False)), bool(given.pop("failed", False))
     segments = given.pop("segment", [])
     assert isinstance(segments, list)
     if verb == "rerun" and failed == bool(segments):
         raise BadInput("rerun takes either --failed or --segment ID: give one of them")
     if verb == "export":
-        return _export(run, given)
+        return Command(verb, run=run, export=export_of(given))
+    if verb == "watch":
+        return Command(verb, run=run, watch=watch_of(given))
+    if verb == "report":
+        out = given.get("out")
+        return Command(verb, run=run, others=others, out=Path(out).absolute() if isinstance(out, str) else None)
     flags = {name: _typed(name, value) for name, value in given.items()}
     return Command(verb, None, json=as_json, run=run, flags=flags, segments=tuple(map(_segment_id, segments)))
 
 
-def _export(run: Path, given: dict[str, object]) -> Command:
-    if not given.get("west_cfg"):
-        raise BadInput("export is not told what to write: give --west-cfg")
-    out = given.get("out")
-    return Command(
-        "export",
-        run=run,
-        out=Path(out).absolute() if isinstance(out, str) else None,
-        replica=_whole(str(given.get("replica", 0)), "--replica", "ensemble: give its number"),
-    )
-
-
 def _segment_id(text: str) -> int:
-    return _whole(text, "--segment", "segment: give its id")
-
-
-def _whole(text: str, option: str, wanted: str) -> int:
     if not text.isdecimal():
-        raise BadInput(f"{option} {shown(text)} is no {wanted}, a whole number from 0")
+        raise BadInput(f"--segment {shown(text)} is no segment: give its id, a whole number from 0")
     return int(text)
 
 
@@ -316,7 +333,7 @@ def _parser(verb: Verb) -> argparse.ArgumentParser:
         exit_on_error=False,
     )
     _add_general_flags(parser, verb)
-    if verb in ("rerun", "status", "gather", "export"):
+    if verb in _ONLY_LOOK:
         return parser
     groups = {title: parser.add_argument_group(title) for title in GROUPS}
     for name, setting in Settings.model_fields.items():
@@ -330,20 +347,12 @@ def _add_general_flags(parser: argparse.ArgumentParser, verb: Verb) -> None:
     if verb == "rerun":
         general.add_argument("--segment", action="append", metavar="ID", help="this segment; may be repeated")
         general.add_argument("--failed", action="store_true", help="all tasks that were given up")
+    if verb == "report":
+        add_report_flags(general)
+    if verb == "watch":
+        add_watch_flags(general)
     if verb == "export":
-        general.add_argument(
-            "--west-cfg",
-            action="store_true",
-            help="a west.cfg, for WESTPA's tools to read the run's west.h5 (which holds pickles: of a run you trust)",
-        )
-        general.add_argument(
-            "--replica", metavar="N", help="for the N-th further ensemble of --replicas (default: 0, the first)"
-        )
-        general.add_argument(
-            "--out",
-            metavar="DIR",
-            help="write there (default: into the run directory; of a further ensemble into its west-N/)",
-        )
+        add_export_flags(general)
     if verb in ("start", "probe"):
         general.add_argument(
             "--config",

@@ -61,6 +61,11 @@ class Ref:
     n_bytes: int = 0
     data: bytes | None = field(default=None, repr=False)
 
+    @property
+    def place(self) -> StoreKind:
+        """The backend that has them; ``inline`` where they travel in the message."""
+        return self.store.kind if self.data is None else "inline"
+
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:

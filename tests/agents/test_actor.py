@@ -6,7 +6,7 @@ from agents.actor import Actor
 from agents.queues import pipe_queues
 from agents.state import Outbox, Send
 from campaign.rundir import RunDirectory
-from campaign.trace import Traces
+from campaign.trace_files import Traces
 from tasks.messages import FileRecord
 
 PLACE = "trajectories/00000000.dcd"

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from campaign.cli import Command, parse
+from campaign.looking import Export, Watch
 from campaign.settings import GROUPS, Settings
 from tasks.errors import BadInput
 
@@ -218,10 +219,31 @@ def test_help_shows_defaults_as_people_write_them(help_text, fragment):
 
 def test_an_export_is_of_a_run():
     command = parse(["export", "run", "--west-cfg"])
-    assert (command.verb, command.run, command.out) == ("export", Path("run").absolute(), None)
-    assert command.replica == 0
-    assert parse(["export", "run", "--west-cfg", "--out", "there"]).out == Path("there").absolute()
-    assert parse(["export", "run", "--west-cfg", "--replica", "12"]).replica == 12
+    assert (command.verb, command.run) == ("export", Path("run").absolute())
+    assert command.export == Export(west_cfg=True)
+    assert parse(["export", "run", "--west-cfg", "--out", "there"]).export.out == Path("there").absolute()
+    assert parse(["export", "run", "--west-cfg", "--replica", "12"]).export.replica == 12
+
+
+def test_exports_may_be_several():
+    flags = ["--perfetto", "t.json", "--trajectory", "all.xtc", "--select", "protein", "--stride", "10"]
+    asked = parse(["export", "run", *flags, "--mlflow", "mlruns"]).export
+    assert asked == Export(
+        perfetto=Path("t.json").absolute(), trajectory=Path("all.xtc").absolute(), select="protein", stride=10,
+        mlflow="mlruns",
+    )  # fmt: skip
+
+
+def test_a_report_compares_runs():
+    command = parse(["report", "one", "two", "--out", "both.html"])
+    assert (command.run, command.others) == (Path("one").absolute(), (Path("two").absolute(),))
+    assert command.out == Path("both.html").absolute()
+
+
+def test_a_campaign_is_watched_on_a_page_or_in_the_terminal():
+    assert parse(["watch", "run"]).watch == Watch()
+    assert parse(["watch", "run", "--port", "8080"]).watch == Watch(port=8080)
+    assert parse(["watch", "run", "--terminal"]).watch == Watch(terminal=True)
 
 
 def test_help_of_each_verb_shows_what_only_it_takes(help_text):
@@ -264,14 +286,22 @@ def test_help_of_each_verb_shows_what_only_it_takes(help_text):
         (["--wal", "3"], ["--wal", "--help"]),
         (["--walkers", "3", "probe"], ["probe", "verb first"]),
         (["-q"], ["-q", "--help"]),
-        (["resum"], ["resum", "start, resume, rerun, status, gather, export or probe"]),
+        (["resum"], ["resum", "start, resume, rerun, status, gather, report, watch, export or probe"]),
         (["export", "run"], ["--west-cfg"]),
         (["export", "--west-cfg"], ["export", "run directory"]),
         (["export", "run", "--west-cfg", "--out"], ["--out has no value: give a path"]),
         (["export", "run", "--west-cfg", "--replica"], ["--replica has no value: give the number of an ensemble"]),
         (["export", "run", "--west-cfg", "--replica", "-1"], ["--replica -1 is no ensemble: give its number"]),
         (["export", "run", "--west-cfg", "--replica", "1.5"], ["--replica 1.5 is no ensemble", "from 0"]),
-        ([""], ["''", "start, resume, rerun, status, gather, export or probe"]),
+        (["export", "run", "--stride", "10"], ["export is not told what to write", "--trajectory"]),
+        (["export", "run", "--perfetto", "f", "--stride", "10"], ["--stride is about --trajectory", "drop --stride"]),
+        (["export", "run", "--trajectory", "f", "--stride", "0"], ["--stride 0", "every tenth"]),
+        (["watch"], ["watch", "run directory"]),
+        (["watch", "run", "--port", "70000"], ["--port 70000", "65535"]),
+        (["watch", "run", "--port", "http"], ["--port http is no port"]),
+        (["watch", "run", "--terminal", "--port", "80"], ["--port", "--terminal"]),
+        (["report"], ["report", "run directory"]),
+        ([""], ["''", "start, resume, rerun, status, gather, report, watch, export or probe"]),
         (["--json"], ["--json", "--dry-run"]),
         (["probe", "--dry-run"], ["--dry-run", "`python run.py probe`"]),
         (["probe", "--run-dir", "x"], ["--run-dir", "`python run.py probe`"]),

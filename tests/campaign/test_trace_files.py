@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from campaign.ledger import Ledger
-from campaign.trace import FILES, Traces, mend_traces
+from campaign.trace_files import FILES, Traces, mend_traces
 
 CONTRACT = {
     "simulate": "simulation-results.jsonl",
@@ -86,7 +86,7 @@ def test_threads_write_whole_lines(tmp_path):
 ENDLESS = """
 import sys
 from pathlib import Path
-from campaign.trace import Traces
+from campaign.trace_files import Traces
 with Traces(Path(sys.argv[1])) as traces:
     while True:
         traces.write("simulate", '{"filler": "' + "x" * 30_000 + '"}')

@@ -1,0 +1,23 @@
+"""What other programs read of a campaign: each module writes one kind, and changes nothing in the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from campaign.looking import Export
+
+
+def write_exports(run: Path, asked: Export) -> Iterator[str]:
+    """Write what is asked for; yield a line for each.
+
+    Raises
+    ------
+    BadInput
+        Where the run lacks what is asked for, or a place cannot be written.
+    """
+    if asked.west_cfg:
+        from campaign.west.config import export_config
+
+        told = export_config(run, asked.out, asked.replica)
+        yield f"{told} is written: run WESTPA's tools in {told.parent}"
