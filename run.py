@@ -53,6 +53,7 @@ from campaign.ledger import Ledger
 from campaign.molecule import system_spec
 from campaign.preparing import prepare_aside
 from campaign.processes import reap
+from campaign.report.aside import report_aside
 from campaign.rerun import rerun as make_ready
 from campaign.resuming import Standing, refuse_damage, resumed_settings, standing, told_settings
 from campaign.rundir import LEDGER, SUMMARY, RunDirectory, make_folder, remove_made, write_whole
@@ -221,6 +222,8 @@ def _begin_folder(folder: Path, table: str) -> None:
 def _conclude_sweep(folder: Path, plans: Sequence[Plan], summaries: Sequence[Summary], signals: Signals) -> int:
     """Say how its campaigns ended, and return the exit code of the worst."""
     tell("\n".join(f"{plan.name}: {summary.line()}" for plan, summary in zip(plans, summaries, strict=True)))
+    if reported := [plan.run_dir.path for plan in plans if plan.settings.report]:
+        _report(reported, signals)
     tell(f"run directory: {folder}")
     return max(_exit_code(summary, signals) for summary in summaries)
 
@@ -297,8 +300,18 @@ def _conclude(parts: Parts, run_dir: RunDirectory, summary: Summary, signals: Si
     tell("\n".join(summary.lines()))
     if parts.settings.control and summary.status == "complete":
         tell(_run_control(parts.settings, run_dir, summary, parts.prepared, signals))
+    if parts.settings.report:
+        control = run_dir.path / CONTROL
+        _report([run_dir.path, *([control] if (control / SUMMARY).exists() else [])], signals)
     tell(f"run directory: {run_dir.path}")
     return _exit_code(summary, signals)
+
+
+def _report(runs: Sequence[Path], signals: Signals) -> None:
+    """Have the reports of campaigns made that have ended; a person in a hurry is not kept."""
+    before = len(signals.received)
+    if before < 2 and (told := report_aside(runs, lambda: len(signals.received) > before)) is not None:
+        tell(told)
 
 
 def _prepare(command: Command, signals: Signals) -> PreparedSystem:

@@ -94,7 +94,7 @@ def campaign(
     try:
         with output.open("wb") as out:
             process = subprocess.Popen(
-                [sys.executable, str(ROOT / "run.py"), "--run-dir", str(path), "--no-control", *flags],
+                [sys.executable, str(ROOT / "run.py"), "--run-dir", str(path), "--no-control", "--no-report", *flags],
                 cwd=ROOT,
                 env={name: value for name, value in os.environ.items() if name != RUN_VARIABLE},  # it makes its own
                 stdin=subprocess.DEVNULL,

@@ -32,7 +32,16 @@ FEWEST = 12
 N_ITERATIONS = 12
 
 _FLAGS = (
-    *("--system", "double-well", "--policy", "weighted-ensemble", "--target", "x > 0.25", "--no-control"),
+    *(
+        "--system",
+        "double-well",
+        "--policy",
+        "weighted-ensemble",
+        "--target",
+        "x > 0.25",
+        "--no-control",
+        "--no-report",
+    ),
     *("--bins", "rectilinear:-0.27,-0.2,-0.1,0,0.1,0.2", "--segment-ps", "1", "--frame-ps", "0.25"),
     *("--walkers-per-bin", "8", "--simulate-workers", "2", "--min-segment-seconds", "0.1"),
     *("--max-iterations", str(N_ITERATIONS)),

@@ -45,7 +45,7 @@ from campaign.trace_files import FILES
 BLIP, KILLED_SSH, DEAD_LINK = "blip of 3 s", "killed ssh", "dead link of 20 s"
 
 _FLAGS = (
-    *("--system", "alanine-dipeptide", "--ml-site", "ssh", "--simulate-workers", "1", "--no-control"),
+    *("--system", "alanine-dipeptide", "--ml-site", "ssh", "--simulate-workers", "1", "--no-control", "--no-report"),
     *("--min-segment-seconds", "0.15", "--retrain-every", "8", "--heartbeat-threshold-s", "8"),
 )
 _MOST_PER_S = 1 / 0.15

@@ -48,7 +48,7 @@ _SURVIVED = frozenset({"manager", "worker"})
 
 _FLAGS = (
     *("--min-segment-seconds", "0.03", "--retrain-every", "16", "--first-epochs", "3", "--epochs", "1"),
-    *("--infer-every", "2", "--heartbeat-s", "1", "--heartbeat-threshold-s", "4", "--no-control"),
+    *("--infer-every", "2", "--heartbeat-s", "1", "--heartbeat-threshold-s", "4", "--no-control", "--no-report"),
 )
 
 _MOMENT_S = 60.0
@@ -456,7 +456,7 @@ def _soak(session: Session, n_segments: int) -> Figures:
     }
 
 
-_SOAK_FLAGS = ("--heartbeat-s", "1", "--heartbeat-threshold-s", "4", "--no-control")
+_SOAK_FLAGS = ("--heartbeat-s", "1", "--heartbeat-threshold-s", "4", "--no-control", "--no-report")
 
 
 def _soak_one(session: Session, campaign: Victim, order: random.Random | None, toll: Toll) -> None:

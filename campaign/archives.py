@@ -113,11 +113,18 @@ def trajectory_path(run: Path, segment_id: int) -> Path:
             "brings it into the run directory"
         )
     file, name = split(row[0])
-    return run / file if name is None else _unpacked(run / file) / name
+    return run / file if name is None else unpacked(run / file) / name
 
 
 @lru_cache(maxsize=16)
-def _unpacked(archive: Path) -> Path:
+def unpacked(archive: Path) -> Path:
+    """Return a folder with what is in an archive, kept until this process ends.
+
+    Raises
+    ------
+    BadInput
+        When it is damaged.
+    """
     folder = Path(_scrap().name) / f"{len(list(Path(_scrap().name).iterdir())):06d}"
     try:
         with tarfile.open(archive) as packed:

@@ -414,6 +414,7 @@ class Settings(EnsembleSettings, LiveSettings):
         "run plain dynamics of equal length afterwards and print its coverage beside",
         default_text="off; on if no limit is set",
     )
+    report: bool = setting("limits", True, "write report.html in the run directory when the campaign has ended")
     grace_s: float = setting(
         "limits", 10.0, "time that results may still arrive in after SIGINT or SIGTERM", "s", ge=0, le=_LONGEST_S
     )

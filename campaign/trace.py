@@ -207,6 +207,24 @@ class Run:
         return found.set_index("reference_number")
 
     @cached_property
+    def looks(self) -> pd.DataFrame:
+        """When segments were first looked at; index ``segment_id``.
+
+        ``model_version`` of the model that embedded them, ``novelty`` (mean over their frames among all known then;
+        NA without a model), ``reference_number`` of the inference.
+        """
+        rows = [
+            (segment_id, info["model_version"], novelty, info["reference_number"])
+            for line in self.lines("infer")
+            if line["success"]
+            for info in (line["task_info"],)
+            for segment_id, novelty in zip(info.get("segment_ids", ()), info.get("novelty") or (), strict=False)
+        ]
+        columns = ["segment_id", "model_version", "novelty", "reference_number"]
+        found = _typed(pd.DataFrame(rows, columns=columns), ids=("segment_id", "model_version"), numbers=("novelty",))
+        return found.drop_duplicates("segment_id").set_index("segment_id")
+
+    @cached_property
     def losses(self) -> pd.DataFrame:
         """Losses of every training, a row for each epoch.
 

@@ -1,0 +1,106 @@
+"""A report as one file that opens without a network: its libraries, figures and coordinates are in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import plotly.offline
+from markupsafe import Markup
+
+from campaign.report.panels import Panel
+from campaign.rundir import write_whole
+from tasks.errors import BadInput
+
+# `make setup` has npm bring it there, by campaign/report/package-lock.json.
+_VIEWER = Path(sys.prefix) / "share/wayfinder/node_modules/3dmol/build/3Dmol-min.js"
+
+
+def write_page(path: Path, template: str, panels: Sequence[Panel], data: Mapping[str, Any], **words: Any) -> None:
+    """Write a page whole or not at all.
+
+    Parameters
+    ----------
+    template
+        Its name in this package.
+    data
+        Besides the figures, what the page's script reads.
+    words
+        What the template shows, escaped.
+
+    Raises
+    ------
+    BadInput
+        When it cannot be written.
+    """
+    figures = {panel.name: _plain(panel) for panel in panels if panel.figure is not None}
+    page = _environment().get_template(template)
+    html = page.render(
+        panels=panels,
+        data=_embedded({**data, "figures": figures}),
+        libraries=[_script(plotly.offline.get_plotlyjs()), *map(_script, viewer())],
+        has_viewer=bool(viewer()),
+        style=Markup(_text("report.css")),
+        script=_script(_text("report.js")),
+        **words,
+    )
+    try:
+        write_whole(path, html.encode())
+    except OSError as error:
+        raise BadInput(f"report {path} cannot be written: {error.strerror}; name another place with --out") from error
+
+
+@lru_cache(maxsize=1)
+def viewer() -> tuple[str, ...]:
+    """Return the script that shows molecules; none where it was not installed."""
+    try:
+        return (_VIEWER.read_text(),)
+    except OSError:
+        return ()
+
+
+def relative(file: Path, page: Path) -> str:
+    """Return how a page refers to a file beside it."""
+    return Path(os.path.relpath(file, page.parent)).as_posix()
+
+
+def _plain(panel: Panel) -> dict[str, Any]:
+    assert panel.figure is not None
+    figure = json.loads(panel.figure.to_json())
+    # Colours and fonts are the page's own, light or dark.
+    figure["layout"].pop("template", None)
+    return {**figure, "colours": list(panel.colours), "showsStructures": panel.shows_structures}
+
+
+def _embedded(data: Mapping[str, Any]) -> Markup:
+    """Return data for a script element, in which nothing ends that element."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
+
+
+def _script(text: str) -> Markup:
+    # A library may hold this in a string, where a backslash changes nothing.
+    return Markup(text.replace("</script", "<\\/script").replace("<!--", "<\\!--"))
+
+
+def _text(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text()
+
+
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FunctionLoader(_text), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+
+
+def as_rows(items: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return dataclasses as the templates read them."""
+    return [asdict(item) for item in items]
