@@ -20,8 +20,9 @@ def chromium() -> Iterator[Browser]:
     if found is None:
         need(_NAMES[0], package="chromium", requires="chromium")
     with sync_playwright() as playwright:
-        # A container may let no unprivileged namespaces be made, nor have much of /dev/shm.
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        # A container may let no unprivileged namespaces be made, nor have much of /dev/shm; and has no GPU for WebGL.
+        flags = ["--no-sandbox", "--disable-dev-shm-usage", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+        browser = playwright.chromium.launch(executable_path=found, args=flags)
         try:
             yield browser
         finally:

@@ -86,7 +86,8 @@ def timeline(tasks: pd.DataFrame) -> Panel:
 
 def _that_ran(tasks: pd.DataFrame) -> pd.DataFrame:
     ran = tasks[tasks.started.notna() & tasks.ended.notna()]
-    return ran.assign(row=ran.site.fillna("?") + " · " + ran.executor.fillna("?") + " · " + ran.worker.fillna("?"))
+    places = zip(ran.site, ran.executor, ran.worker, strict=True)
+    return ran.assign(row=[" · ".join(place) for place in places])
 
 
 def _workers(ran: pd.DataFrame) -> Iterator[str]:
@@ -322,7 +323,7 @@ def _scatter(x: Any, y: Any, frames: pd.DataFrame, axes: tuple[str, ...]) -> go.
     figure = go.Figure(
         go.Scatter(
             x=np.round(np.asarray(x, float), 5), y=np.round(np.asarray(y, float), 5), mode="markers",
-            marker={"size": 5, "opacity": 0.8}, customdata=frames[["segment_id", "frame"]].to_numpy(),
+            marker={"size": 5, "opacity": 0.8}, customdata=frames[["segment_id", "frame"]].to_numpy().tolist(),
             hovertemplate="segment %{customdata[0]}, frame %{customdata[1]}<extra></extra>",
         )
     )  # fmt: skip
@@ -385,7 +386,7 @@ def tree(run: Run, found: Tree, shown: set[int]) -> Panel:
     last = segments.n_frames.fillna(1).to_numpy(dtype=int) - 1
     figure.add_scatter(
         x=np.round(nodes.depth_ps, 4), y=np.round(nodes.row, 3), mode="markers",
-        customdata=np.column_stack([nodes.index, last]),
+        customdata=np.column_stack([nodes.index, last]).tolist(),
         marker={
             "size": 6,
             "color": np.where(segments.steered.fillna(False).astype(bool), COLOURS[0], COLOURS[1]),

@@ -160,7 +160,7 @@ def short_run(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
     run = Campaign(
         tmp_path_factory.mktemp("short") / "run",
         *("--max-segments", "80", "--retrain-every", "20", "--first-epochs", "4", "--epochs", "2"),
-        *("--min-model-versions", "2", "--control", "--seed", "11"),
+        *("--min-model-versions", "2", "--control", "--seed", "11", "--report"),
         env={"CANARY_TOKEN": "canary-5f2c"},
     )
     assert run.wait() == 0, run.err
