@@ -182,14 +182,14 @@ class Run:
         received                  UNIX s
         ========================  =====================================================================
         """
-        lengths, looked, length, rows = self.segments.simulated_ps, 0, 0.0, []
+        lengths, looked, length, rows = self.segments.simulated_ps.to_dict(), 0, 0.0, []
         for line in self.lines("infer"):
             info = line["task_info"]
             if not line["success"] or "coverage" not in info:
                 continue
             new = info.get("segment_ids", ())
             looked += len(new)
-            length += float(lengths.reindex(list(new)).sum()) / 1000
+            length += sum(lengths.get(segment_id, 0.0) for segment_id in new) / 1000
             novelty = [value for value in info.get("novelty") or () if value is not None]
             rows.append(
                 (

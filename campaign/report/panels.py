@@ -33,6 +33,12 @@ _N_BINS = 240
 _MOST_WORKERS = 60
 _UTILISATION_BINS = 80
 
+# Where one model version ends and the next begins is marked up to so many.
+_MOST_UPRIGHTS = 60
+
+# Points of a curve that are told apart on a screen.
+_MOST_ALONG = 1_000
+
 # Points that a browser draws at once.
 _MOST_TORSIONS = 4_000
 
@@ -236,6 +242,7 @@ def coverage(runs: Sequence[tuple[str, Run]]) -> Panel:
         seen = run.inferences
         if seen.empty or seen.coverage.isna().all():
             continue
+        seen = seen.iloc[np.unique(np.linspace(0, len(seen) - 1, _MOST_ALONG).astype(int))]
         figure.add_scatter(
             x=np.concatenate([[0.0], seen.simulated_ns]), y=np.concatenate([[0.0], seen.coverage]), name=name,
             mode="lines", line={"color": COLOURS[number % len(COLOURS)], "dash": "solid" if number == 0 else "dash"},
@@ -266,13 +273,20 @@ def losses(run: Run) -> Panel:
             customdata=found.model_version,
             hovertemplate="version %{customdata}: %{fullData.name} %{y:.4g}<extra></extra>",
         )  # fmt: skip
-    for start in epochs[found.epoch.to_numpy() == 1][1:]:
-        figure.add_vline(x=start - 0.5, line={"width": 1, "dash": "dot", "color": "#888888"})
-    figure.update_layout(xaxis_title="epoch, over all model versions", yaxis_title="loss")
+    begins = epochs[found.epoch.to_numpy() == 1][1:] - 0.5
+    figure.update_layout(
+        xaxis_title="epoch, over all model versions", yaxis_title="loss",
+        shapes=[_upright(x) for x in begins] if len(begins) <= _MOST_UPRIGHTS else [],
+    )  # fmt: skip
     last = found.iloc[-1]
     ends = ", ".join(f"{name} {last[name]:.3g}" for name in names)
     said = f"{found.model_version.nunique()} model versions; version {last.model_version:.0f} ended at {ends}."
     return Panel("losses", title, said, figure)
+
+
+def _upright(x: float) -> dict[str, Any]:
+    line = {"width": 1, "dash": "dot", "color": "#888888"}
+    return {"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "paper", "line": line}
 
 
 def latent_map(run: Run, sampled: Sampled) -> Panel:
