@@ -182,9 +182,10 @@ def _dynamics(settings: Mapping[str, Any]) -> tuple[str, list[str]]:
     words = (
         f"Segments of {settings.get('segment_ps')} ps were integrated in steps of {settings.get('timestep_fs')} fs "
         f"at {settings.get('temperature')} K by a Langevin middle integrator with a friction of "
-        f"{settings.get('friction')} /ps; frames were kept every {settings.get('frame_ps')} ps. Steered segments "
-        "began with velocities drawn anew."
+        f"{settings.get('friction')} /ps; frames were kept every {settings.get('frame_ps')} ps."
     )
+    if settings.get("policy") not in ("plain", "weighted-ensemble"):
+        words += " Steered segments began with velocities drawn anew."
     heavy = settings.get("system") != "double-well" and not settings.get("openmm_system")
     if heavy:
         words += f" Bonds to hydrogen were constrained, {_HYDROGEN_MASS}."

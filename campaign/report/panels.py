@@ -425,25 +425,28 @@ def ensemble(run: Run) -> Panel | None:
     iterations = run.iterations
     if iterations.empty:
         return None
+    told = run.summary.get("weighted_ensemble") or {}
+    steady = run.settings.get("target") is not None
+    shown, words = ("flux_per_ps", "flux into the target (1/ps)") if steady else ("n_walkers", "walkers")
     figure = go.Figure()
     for number, (replica, part) in enumerate(iterations.groupby("replica")):
+        part = part.iloc[np.unique(np.linspace(0, len(part) - 1, _MOST_ALONG).astype(int))]
         figure.add_scatter(
-            x=part.iteration, y=part.flux_per_ps, name=f"ensemble {replica}", mode="lines+markers",
+            x=part.iteration, y=part[shown], name=f"ensemble {replica}", mode="lines+markers",
             line={"color": COLOURS[number % len(COLOURS)]}, marker={"size": 4},
-            hovertemplate="%{fullData.name}, iteration %{x}: %{y:.3g} /ps<extra></extra>",
+            hovertemplate="%{fullData.name}, iteration %{x}: %{y:.3g}<extra></extra>",
         )  # fmt: skip
-    figure.update_layout(xaxis_title="iteration", yaxis_title="flux into the target (1/ps)")
-    told = run.summary.get("weighted_ensemble") or {}
+    figure.update_layout(xaxis_title="iteration", yaxis_title=words)
     weights = run.walkers.groupby(["replica", "iteration"]).weight.sum()
     said = f"Weights of an iteration sum to {weights.min():.12g} .. {weights.max():.12g}. "
     if told.get("rate_per_s") is not None:
         low, high = told.get("rate_low_per_s"), told.get("rate_high_per_s")
         interval = "too little flux for an interval" if low is None else f"95 % interval {low:.3g} to {high:.3g}"
         said += f"Rate to {told['target']}: {told['rate_per_s']:.3g} /s ({interval})."
-    elif told.get("target") is not None:
-        said += f"Nothing reached the target {told['target']}."
+    elif steady:
+        said += f"Nothing has reached the target {run.settings['target']}."
     else:
-        said += "There is no target: the ensemble is in equilibrium, and the flux is zero."
+        said += "There is no target: the ensemble goes towards equilibrium."
     return Panel("ensemble", "Weighted ensemble", said, figure)
 
 

@@ -213,7 +213,7 @@ def _those_read(
 def _within(indices: np.ndarray, system: PreparedSystem) -> np.ndarray:
     """Return atoms by their numbers in trajectories; rows of which one is not kept are left out."""
     place = {int(atom): row for row, atom in enumerate(system.stored_indices)}
-    rows = indices.reshape(len(indices), -1)
+    rows = indices if indices.ndim == 2 else indices[:, None]
     return np.array([[place[int(a)] for a in row] for row in rows if all(int(a) in place for a in row)], np.int64)
 
 

@@ -163,7 +163,7 @@ def short_run(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
         *("--min-model-versions", "2", "--control", "--seed", "11", "--report"),
         env={"CANARY_TOKEN": "canary-5f2c"},
     )
-    assert run.wait() == 0, run.err
+    assert run.wait(200) == 0, run.err
     return run
 
 

@@ -6,9 +6,10 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -250,6 +251,64 @@ def test_runs_are_compared(short_run: Campaign, browser: Browser, tmp_path: Path
             assert (out.parent / (link.get_attribute("href") or "")).resolve().is_file()
         assert page.evaluate("document.getElementById('plot-coverage')._fullData.map(t => t.name)") == names
         assert overflow_px(page) == 0
+
+
+def embedded(report: Path) -> dict[str, Any]:
+    """What a report's script reads."""
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', report.read_text(), re.DOTALL)
+    assert found is not None
+    told: dict[str, Any] = json.loads(found[1])
+    return told
+
+
+@pytest.mark.slow
+def test_a_weighted_ensemble_has_its_own(campaign: Callable[..., Campaign]) -> None:
+    run = campaign(
+        *("--system", "double-well", "--policy", "weighted-ensemble", "--segment-ps", "0.5", "--frame-ps", "0.1"),
+        *("--max-iterations", "6", "--bins", "rectilinear:-0.3,-0.2,-0.1,0,0.1,0.2", "--report"),
+    )
+    assert run.wait() == 0, run.err
+    told = embedded(run.run_dir / "report.html")
+    assert {"ensemble", "conformations", "tree"} <= told["figures"].keys()
+    assert "weight (log10)" in [colour["name"] for colour in told["figures"]["conformations"]["colours"]]
+    assert "sum to 1 .. 1" in (run.run_dir / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_structures_come_out_of_archives(campaign: Callable[..., Campaign], tmp_path: Path) -> None:
+    run = campaign(
+        *("--max-segments", "30", "--scratch", str(tmp_path / "scratch"), "--gather-every", "10"),
+        *("--no-control", "--report"),
+    )
+    assert run.wait() == 0, run.err
+    told = embedded(run.run_dir / "report.html")
+    assert len(told["coordinates"]) == 30
+    assert all(re.fullmatch(r"archives/\S+\.tar\.gz \(\S+\.dcd\)", each["p"]) for each in told["coordinates"])
+
+
+def test_methods_say_what_was_run(short_run: Campaign) -> None:
+    from campaign.report.facts import methods
+    from campaign.trace import Run
+
+    told = methods(Run(short_run.run_dir))
+    for words in (
+        "alanine-dipeptide (22 atoms)",
+        "ff14SB",
+        "OBC2",
+        "steps of 4.0 fs",
+        "300.0 K",
+        "seed 11",
+        "8 dimensions",
+    ):
+        assert words in told.paragraph
+    assert {"OpenMM", "ff14SB", "Colmena", "adversarial autoencoder"} <= {each.what for each in told.cited}
+    assert (
+        f"OpenMM {json.loads((short_run.run_dir / 'host_info.json').read_text())['versions']['OpenMM']}"
+        in told.versions
+    )
+    plain = methods(Run(short_run.run_dir / "control"))
+    assert "nothing was steered" in plain.paragraph
+    assert "adversarial autoencoder" not in {each.what for each in plain.cited}
 
 
 def test_what_is_no_run_is_refused(short_run: Campaign, tmp_path: Path) -> None:
