@@ -19,32 +19,10 @@ import psutil
 import pytest
 
 from tests.integration.conftest import ROOT, Campaign
+from tests.needs import need, program
 
 # Where the far host keeps what it sees of itself.
 FAR = Path("/mnt")
-
-_SBIN = "/usr/sbin:/usr/local/sbin:/sbin"
-
-
-def program(name: str) -> str | None:
-    """Return where a program is, which need not be on the user's PATH."""
-    return shutil.which(name) or shutil.which(name, path=_SBIN)
-
-
-def lacking(programs: Sequence[str], package: str) -> str | None:
-    """Return which programs are missing and what installs them; None where all are there."""
-    missing = [name for name in programs if program(name) is None]
-    return f"needs {', '.join(missing)}: apt-get install {package}" if missing else None
-
-
-def need(*names: str, package: str, requires: str = "ssh") -> None:
-    """Skip a test where programs are missing; fail it where somebody insists on them (`.ci/run` installs them)."""
-    reason = lacking(names, package)
-    if reason is None:
-        return
-    if requires in os.environ.get("WAYFINDER_REQUIRE", "").split(","):
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 def free_ports(count: int) -> list[int]:

@@ -27,14 +27,8 @@ from pathlib import Path
 
 from tests.integration.conftest import edited_checkout
 from tests.integration.sites import globuslab, slurmlab
-from tests.integration.sites.conftest import (
-    HOST_PACKAGES,
-    HOST_PROGRAMS,
-    far_host,
-    lacking,
-    listens,
-    near_host,
-)
+from tests.integration.sites.conftest import HOST_PACKAGES, HOST_PROGRAMS, far_host, listens, near_host
+from tests.needs import lacking
 
 USAGE = 2
 

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import psutil
 
-from tests.integration.sites.conftest import free_ports, program, until
+from tests.integration.sites.conftest import free_ports, until
+from tests.needs import program
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "sinfo")
 PACKAGES = "slurm-wlm munge"

@@ -13,17 +13,7 @@ import pytest
 from sites import redis_server
 from tasks.transport import PASSWORD_VARIABLE
 from tests.integration.conftest import Campaign
-from tests.integration.sites.conftest import (
-    INTERNET,
-    FarHost,
-    answers,
-    free_ports,
-    internet,
-    listens,
-    need,
-    running,
-    until,
-)
+from tests.integration.sites.conftest import INTERNET, FarHost, answers, free_ports, internet, listens, running, until
 from tests.integration.sites.globuslab import (
     PACKAGES,
     PROGRAMS,
@@ -33,6 +23,7 @@ from tests.integration.sites.globuslab import (
     globus_compute,
     own_globus_compute,
 )
+from tests.needs import need
 
 Start = Callable[..., Campaign]
 

@@ -18,9 +18,9 @@ from sites.batch import Nodes, PatientSlurm
 from sites.batch import slurm as slurm_site
 from sites.local import CHECKOUT
 from sites.site import Resources
-from tests.integration.conftest import Campaign
-from tests.integration.sites.conftest import edited_checkout, need
+from tests.integration.conftest import Campaign, edited_checkout
 from tests.integration.sites.slurmlab import OWN_SITE, PACKAGES, PROGRAMS, Slurm, own_slurm
+from tests.needs import need
 
 Start = Callable[..., Campaign]
 

@@ -20,11 +20,10 @@ from tests.integration.sites.conftest import (
     lay_out,
     lines_of_ssh,
     listens,
-    need,
-    program,
     running,
     until,
 )
+from tests.needs import need, program
 
 Start = Callable[..., Campaign]
 

@@ -14,11 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import Campaign
+from tests.integration.conftest import Campaign, edited_checkout
 from tests.integration.sites.conftest import (
     FarHost,
     assert_learnt,
-    edited_checkout,
     far_host,
     lines_of_ssh,
     running,
