@@ -70,7 +70,7 @@ const number = (name) => ({ name, number: true });
 
 function ticks(low, high) {
   const rough = (high - low) / 4 || 1, scale = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((m) => m * scale).find((each) => each >= rough);
+  const step = [1, 2, 2.5, 5, 10].map((m) => m * scale).find((each) => each >= rough);
   const found = [];
   for (let at = Math.ceil(low / step) * step; at <= high + step / 1000; at += step) found.push(Number(at.toPrecision(9)));
   return found;
@@ -173,7 +173,7 @@ const PANELS = {
         ["Coverage", cells, "coverage"], ["Model version", v.model_versions, "model"],
         ["Inferences", v.inferences, "inferences"], ["Steered", percent(v.steered_fraction), "steered"],
         ["Failed attempts", counts(v.failures), "failed"], ["Quarantined starts", v.quarantined, "quarantined"],
-        ["Wall time", lasting(v.elapsed_s)], ["Processes so far", v.processes],
+        ["At work for", lasting(v.elapsed_s)], ["Processes so far", v.processes],
       ];
       for (const [name, of] of [["Hooks", v.hooks], ["Frames looked at", v.on_frames], ["Batches", v.stream]]) {
         if (Object.values(of).some(Boolean)) facts.push([name, counts(of)]);
@@ -210,12 +210,16 @@ const PANELS = {
       const of = l.model_version === null ? "Losses" : `Losses of model version ${l.model_version} on ${l.n_frames} frames`;
       const versions = Object.entries(l.last_losses).map(([name, points]) => ({ name, points }));
       const several = versions.some(({ points }) => points.length > 1);
-      return [
-        chart("Cells visited", "simulated ns looked at", [{ name: "coverage", points: l.coverage }], width),
-        chart("Mean novelty of new segments", "simulated ns looked at", [{ name: "novelty", points: l.novelty }], width),
-        chart(of, "epoch", series, width),
-        several ? chart("Losses at the end of each training", "model version", versions, width) : null,
+      // As many beside each other as the style sheet lets there be.
+      const beside = Math.min(several ? 4 : 3, Math.max(1, Math.floor((width + 16) / 316)));
+      const each = Math.floor((width - 16 * (beside - 1)) / beside), axis = "simulated ns looked at";
+      const charts = [
+        chart("Cells visited", axis, [{ name: "coverage", points: l.coverage }], each),
+        chart("Mean novelty of new segments", axis, [{ name: "novelty", points: l.novelty }], each),
+        chart(of, "epoch", series, each),
+        several ? chart("Losses at the end of each training", "model version", versions, each) : null,
       ];
+      return [make("div", { class: "charts" }, charts)];
     },
   },
   failures: {

@@ -63,7 +63,8 @@ def _panel(view: View) -> Table:
     table = Table.grid(padding=(0, 2))
     for name, value in _rows(view):
         # Names and errors are whoever's: they are no markup, and move no cursor.
-        table.add_row(name, Text(_printable(value)) if isinstance(value, str) else value)
+        told = Text(_printable(value)) if isinstance(value, str) else value
+        table.add_row(Text(_printable(name)), told)
     return table
 
 
