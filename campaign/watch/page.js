@@ -376,7 +376,9 @@ async function ask() {
     if (answer.status === 200) {
       view = await answer.json();
       etag = answer.headers.get("Etag");
-    } else if (answer.status !== 304) {
+    } else if (answer.status === 304) {
+      await answer.text();
+    } else {
       throw new Error(String(answer.status));
     }
     lostSince = null;
