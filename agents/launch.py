@@ -259,6 +259,7 @@ def _steering(number: int, plan: Plan, ledger: Ledger) -> Steering:
         "system": plan.prepared.name,
         "target": settings.target_segments,
         "shared_by": plan.shared_by,
+        "workers": [(place.site, topic, place.slots) for topic, place in plan.work],
     }
     begin_process(ledger, plan.crew.run_id, plan.run_dir.path, about)
     if ledger.network is not None:

@@ -135,7 +135,7 @@ def statuses(path: Path) -> list[Status]:
 def _status(run: Path, db: sqlite3.Connection) -> Status:
     meta = meta_of(db)
     settings = meta.get("settings", {})
-    told = _kept_state(db)
+    told = kept_state(db)
     tasks: dict[str, dict[str, dict[str, int]]] = {}
     for kind, category, state, count in db.execute(
         "SELECT kind, category, state, count(*) FROM task GROUP BY kind, category, state"
@@ -153,7 +153,7 @@ def _status(run: Path, db: sqlite3.Connection) -> Status:
     ).fetchone()
     return Status(
         run=str(run),
-        status=_word(run, meta.get("status", "running")),
+        status=status_word(meta.get("status", "running"), in_use_by(run) is not None),
         reason=meta.get("reason"),
         system=meta.get("system", ""),
         policy=settings.get("policy", ""),
@@ -166,14 +166,14 @@ def _status(run: Path, db: sqlite3.Connection) -> Status:
         attempts=attempts,
         lost=lost,
         quarantined_starts=quarantined,
-        segments_per_hour=_rate(db),
-        errors=_errors(db),
+        segments_per_hour=segments_per_hour(db),
+        errors=[{**error, "error": error["error"].partition("\n")[0]} for error in newest_errors(db, _N_ERRORS)],
         iterations=_iterations(db),
-        live=_live(run, db),
+        live=live_segments(run, db),
     )
 
 
-def _live(run: Path, db: sqlite3.Connection) -> list[dict[str, Any]]:
+def live_segments(run: Path, db: sqlite3.Connection) -> list[dict[str, Any]]:
     """Return the attempts of segments that are out, and served to IMD clients."""
     out = "SELECT 1 FROM attempt WHERE task_id = ? AND number = ? AND outcome IS NULL"
     return [
@@ -183,12 +183,13 @@ def _live(run: Path, db: sqlite3.Connection) -> list[dict[str, Any]]:
     ]
 
 
-def _word(run: Path, noted: str) -> str:
-    """Return a campaign's status; one that is noted as running may have died."""
-    return "died" if noted == "running" and in_use_by(run) is None else noted
+def status_word(noted: str, in_use: bool) -> str:
+    """Return a campaign's status; one that is noted as running, and that no process has, died."""
+    return "died" if noted == "running" and not in_use else noted
 
 
-def _kept_state(db: sqlite3.Connection) -> dict[str, Any]:
+def kept_state(db: sqlite3.Connection) -> dict[str, Any]:
+    """Return the numbers of the campaign as its newest decision left them; empty before there is any."""
     try:
         row = db.execute("SELECT value FROM kept WHERE key = 'state'").fetchone()
     except sqlite3.OperationalError:  # of a version that kept nothing
@@ -196,7 +197,7 @@ def _kept_state(db: sqlite3.Connection) -> dict[str, Any]:
     return {} if row is None else dict(json.loads(row[0]))
 
 
-def _rate(db: sqlite3.Connection) -> float | None:
+def segments_per_hour(db: sqlite3.Connection) -> float | None:
     """Return segments per hour over the newest ones."""
     ended: list[float] = [
         end
@@ -218,11 +219,12 @@ def _iterations(db: sqlite3.Connection) -> list[int]:
     return [n for (n,) in rows]
 
 
-def _errors(db: sqlite3.Connection) -> list[dict[str, Any]]:
+def newest_errors(db: sqlite3.Connection, count: int) -> list[dict[str, Any]]:
+    """Return the newest failures, with their tracebacks."""
     rows = db.execute(
         "SELECT kind, task_id, number, site, outcome, error FROM attempt JOIN task ON id = task_id"
         " WHERE error IS NOT NULL ORDER BY attempt.ended DESC LIMIT ?",
-        (_N_ERRORS,),
+        (count,),
     )
     return [
         {
@@ -231,7 +233,7 @@ def _errors(db: sqlite3.Connection) -> list[dict[str, Any]]:
             "attempt": number,
             "site": site,
             "outcome": outcome,
-            "error": error.partition("\n")[0],
+            "error": error,
         }
         for kind, task_id, number, site, outcome, error in rows
     ]

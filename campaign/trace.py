@@ -23,7 +23,7 @@ import pandas as pd
 
 from campaign.ledger import meta_of, read_ledger
 from campaign.rundir import LEDGER, PARAMS, SUMMARY
-from campaign.trace_files import FILES
+from campaign.trace_files import FILES, TIMES, worker_of
 from tasks.errors import BadInput
 
 _SEGMENT = (
@@ -31,9 +31,6 @@ _SEGMENT = (
     "steered", "model_version", "novelty", "n_frames", "n_atoms", "simulated_ps", "mean_temperature_K",
     "potential_energy_kj_mol", "payload_bytes",
 )  # fmt: skip
-
-# When a result's life had come so far: at the Thinker, the task server, a worker, and back.
-_TIMES = ("created", "input_received", "compute_started", "compute_ended", "task_received", "result_received")
 
 
 class Run:
@@ -112,7 +109,7 @@ class Run:
             (
                 *map(info.get, _SEGMENT),
                 _store(info),
-                _worker(line),
+                worker_of(line),
                 *map(line["timestamp"].get, ("created", "compute_started", "compute_ended", "result_received")),
             )
             for line in self.lines("simulate")
@@ -154,12 +151,12 @@ class Run:
         Where worker and submit host have clocks of their own, ``queue_s`` and ``return_s`` are off by the difference.
         """
         columns = [
-            "topic", "task_id", "attempt", "executor", "site", "worker", "success", *_TIMES, "store_s",
+            "topic", "task_id", "attempt", "executor", "site", "worker", "success", *TIMES, "store_s",
             "message_bytes", "payload_bytes", "store",
         ]  # fmt: skip
         rows = [row for topic in FILES for row in map(_task_of(topic), self.lines(topic))]
         found = pd.DataFrame(rows, columns=columns)
-        found = _typed(found, numbers=(*_TIMES, "store_s"))
+        found = _typed(found, numbers=(*TIMES, "store_s"))
         found["server_s"] = found.input_received - found.created
         found["queue_s"] = found.compute_started - found.input_received
         found["compute_s"] = found.compute_ended - found.compute_started - found.store_s.fillna(0.0)
@@ -337,7 +334,7 @@ def _task_of(topic: str) -> Callable[[dict[str, Any]], tuple[Any, ...]]:
         info, times, seconds = line["task_info"], line["timestamp"], line["task_info"].get("seconds") or {}
         return (
             topic, info.get("task_id", info.get("segment_id")), info.get("attempt"), info.get("executor"),
-            info.get("site"), _worker(line), line["success"], *map(times.get, _TIMES),
+            info.get("site"), worker_of(line), line["success"], *map(times.get, TIMES),
             seconds.get("fetch", 0.0) + seconds.get("ship", 0.0), sum((line.get("message_sizes") or {}).values()),
             info.get("payload_bytes", 0), _store(info),
         )  # fmt: skip
@@ -349,12 +346,6 @@ def _store(info: Mapping[str, Any]) -> str | None:
     """Return the backend that had a result's arrays; earlier traces only tell whether there was any."""
     found: str | None = info.get("store", "inline" if info.get("proxied") is False else None)
     return found
-
-
-def _worker(line: Mapping[str, Any]) -> str | None:
-    told = line.get("worker_info") or {}
-    host = told.get("hostname")
-    return None if host is None else f"{host}/{told.get('PARSL_WORKER_RANK', '0')}"
 
 
 def _typed(frame: pd.DataFrame, ids: Sequence[str] = (), numbers: Sequence[str] = ()) -> pd.DataFrame:

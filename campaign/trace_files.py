@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from campaign.ledger import Ledger
 
@@ -22,6 +24,16 @@ FILES = {
     "gather": "gather-results.jsonl",
     "hook": "hook-results.jsonl",
 }
+
+# When a result's life had come so far: at the Thinker, the task server, a worker, and back.
+TIMES = ("created", "input_received", "compute_started", "compute_ended", "task_received", "result_received")
+
+
+def worker_of(line: Mapping[str, Any]) -> str | None:
+    """Return the worker that a trace line is of, as ``host/rank``; None where none had the task."""
+    told = line.get("worker_info") or {}
+    host = told.get("hostname")
+    return None if host is None else f"{host}/{told.get('PARSL_WORKER_RANK', '0')}"
 
 
 def mend_traces(ledger: Ledger, folder: Path) -> None:
