@@ -97,9 +97,10 @@ def summarise(
 
 def _utilisation(state: CampaignState) -> dict[str, dict[str, float]]:
     counts = state.counts
-    if counts.first_started is None or counts.last_ended is None or counts.last_ended <= counts.first_started:
+    here_s = (counts.last_ended or 0.0) - (counts.first_started or 0.0)
+    span = counts.span_before_s + here_s
+    if here_s < 0 or span <= 0:
         return {}
-    span = counts.span_before_s + counts.last_ended - counts.first_started
     by_site: dict[str, dict[str, float]] = defaultdict(dict)
     for (site, topic), seconds in counts.compute_s.items():
         # An earlier process may have had other sites, and moves or hooks where this one has none.

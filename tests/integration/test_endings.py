@@ -344,5 +344,7 @@ def test_a_signal_before_anything_was_begun_leaves_nothing(tmp_path: Path, secon
     time.sleep(seconds)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=15)
-    assert (process.returncode, out, err) == (143, "", "")
+    # The system ends it before Python has begun to take signals.
+    assert process.returncode in (143, -signal.SIGTERM)
+    assert (out, err) == ("", "")
     assert not (tmp_path / "run").exists()
