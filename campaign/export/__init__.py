@@ -30,3 +30,15 @@ def write_exports(run: Path, asked: Export) -> Iterator[str]:
         from campaign.export.parquet import write_parquet
 
         yield write_parquet(Run(run), asked.parquet)
+    if asked.trajectory is not None:
+        from campaign.export.trajectory import write_trajectory
+
+        yield write_trajectory(Run(run), asked.trajectory, asked.select, asked.stride)
+    if asked.tensorboard is not None:
+        from campaign.export.tensorboard import write_tensorboard
+
+        yield write_tensorboard(Run(run), asked.tensorboard)
+    if asked.mlflow is not None:
+        from campaign.export.mlflow import log_run
+
+        yield log_run(Run(run), asked.mlflow)

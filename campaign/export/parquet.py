@@ -58,14 +58,15 @@ def write_parquet(run: Run, place: Path) -> str:
             f"{_OPTION} needs pyarrow, which is not installed: `pip install -c constraints.txt -e '.[exports]'` "
             "brings it"
         ) from error
-    rows = []
+    # All of them before anything is written.
+    frames = {name: _plain(getattr(run, name)) for name in _FRAMES}
     with folder(place, _OPTION):
-        for name in _FRAMES:
-            table = _with_units(arrow, arrow.Table.from_pandas(_plain(getattr(run, name)), preserve_index=False))
+        for name, frame in frames.items():
+            table = _with_units(arrow, arrow.Table.from_pandas(frame, preserve_index=False))
             with written_whole(place / f"{name}.parquet", _OPTION) as part:
                 parquet.write_table(table, part)
-            rows.append(f"{len(table)} {name}")
-    return f"{place} has {', '.join(rows)}, a Parquet file for each"
+    rows = ", ".join(f"{len(frame)} {name}" for name, frame in frames.items())
+    return f"{place} has {rows}, a Parquet file for each"
 
 
 def unit(column: str) -> str | None:
