@@ -33,6 +33,8 @@ _SERIES = ("coverage", "novelty", "simulated_ns", "segments", "n_reference", "sm
 # What a server takes: metrics and parameters at once, and characters of a value.
 _METRICS, _PARAMS, _LONGEST = 1000, 100, 500
 
+_LONGEST_REASON = 200
+
 # Set before the library is imported, unless the user did. It reports how it is used to its makers; it waits for
 # minutes for a server that is not there; and it keeps folders no more without being asked to.
 _ENVIRONMENT = {
@@ -83,9 +85,10 @@ def log_run(run: Run, uri: str) -> str:
             client = MlflowClient(tracking_uri=uri if place is None else place.as_uri())
             return _log(run, client, figures, uri)
         except MlflowException as error:
+            named, reason = shown(_public(uri, uri)), _reason(error, uri)
             raise BadInput(
-                f"{_OPTION} {shown(uri)} cannot be used ({_first_line(error)}): give the URI of a server, or a folder"
-            ) from error
+                f"{_OPTION} {named} cannot be used ({reason}): give the URI of a server that answers, or a folder"
+            ) from None
 
 
 def _folder(uri: str) -> Path | None:
@@ -96,8 +99,16 @@ def _folder(uri: str) -> Path | None:
     return Path(uri).absolute() if not parts.scheme else None
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:300]
+def _public(text: str, uri: str) -> str:
+    """Return a text without the user's name and password of a URI in it."""
+    user, found, _ = urlsplit(uri).netloc.rpartition("@")
+    return text.replace(user + found, "") if found else text
+
+
+def _reason(error: Exception, uri: str) -> str:
+    """Return what MLflow says, as far as it fits a sentence."""
+    text = _public(" ".join(str(error).split()), uri)
+    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}..."
 
 
 def _log(run: Run, client: MlflowClient, figures: list[_Figure], uri: str) -> str:
@@ -122,7 +133,8 @@ def _log(run: Run, client: MlflowClient, figures: list[_Figure], uri: str) -> st
         with suppress(Exception):
             client.delete_run(made)
         raise
-    return f"run {made} of experiment {_EXPERIMENT} at {uri} has {len(params)} settings and {len(figures)} figures"
+    counted = f"{len(params)} settings and {len(figures)} figures"
+    return f"run {made} of experiment {_EXPERIMENT} at {_public(uri, uri)} has {counted}"
 
 
 def _tags(run: Run) -> dict[str, str]:

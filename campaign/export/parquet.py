@@ -33,7 +33,7 @@ _TYPES = {
         "attempt", "model_version", "epoch", "n_frames", "n_atoms", "n_reference", "n_walkers", "segments", "walker",
         "parent", "bin", "recycled_to", "payload_bytes", "message_bytes", "rss_bytes",
     ),
-    "Float64": (
+    "float64": (
         "started", "ended", "received", "created", "sent", "seconds", "weight", "flux_per_ps", "simulated_ps",
         "simulated_ns",
     ),

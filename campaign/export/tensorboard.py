@@ -67,8 +67,9 @@ def write_tensorboard(run: Run, place: Path) -> str:
         _replace(Path(made), place)
     embedded = "no embeddings" if reference is None else f"embeddings of {len(reference.sample)} frames"
     n_models = losses["model_version"].nunique()
+    counted = f"{len(inferences)} inferences and {len(iterations)} iterations"
     return (
-        f"{place} has figures of {len(inferences)} inferences and {len(iterations)} iterations, losses of {n_models} model versions and {embedded}: "
+        f"{place} has figures of {counted}, losses of {n_models} model versions and {embedded}: "
         f"`tensorboard --logdir {place}`"
     )
 
