@@ -59,11 +59,12 @@ def write_perfetto(run: Run, place: Path) -> str:
         When the place cannot be written, or what the run left is damaged.
     """
     refuse_own(run.path, _OPTION, place)
+    zero = _first(run)
     with written_whole(place, _OPTION) as part, part.open("w", buffering=1 << 20) as file:
-        about = {"run": run.name, "system": str(run.settings.get("system")), "zero_unix_s": f"{_first(run):.6f}"}
+        about = {"run": run.name, "system": str(run.settings.get("system")), "zero_unix_s": f"{zero:.6f}"}
         file.write('{"displayTimeUnit":"ms","otherData":' + _encode(about) + ',"traceEvents":[\n')
         events = _Events(file)
-        _Writer(run, events).write()
+        _Writer(run, events, zero).write()
         file.write("\n]}\n")
     return f"{place} is written: open it in ui.perfetto.dev or chrome://tracing ({events.n_written} events)"
 
@@ -122,12 +123,18 @@ class _Slice(NamedTuple):
 
 
 class _Writer:
-    """Goes once through what a run left, writes what can be written at once, and then the rest."""
+    """Goes once through what a run left, writes what can be written at once, and then the rest.
 
-    def __init__(self, run: Run, events: _Events) -> None:
+    Parameters
+    ----------
+    zero
+        When the first event was (UNIX s).
+    """
+
+    def __init__(self, run: Run, events: _Events, zero: float) -> None:
         self._run = run
         self._events = events
-        self._zero = _first(run)
+        self._zero = zero
         self._lanes: dict[_Lane, int] = {}
         self._sites: dict[str, int] = {}
         self._left = _attempts(run)
