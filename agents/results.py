@@ -66,10 +66,15 @@ def _failure(result: Result) -> Failure:
     return Failure(kind, told, info.traceback)
 
 
+def _of_worker(done: Done | None) -> dict[str, Any]:
+    """Return what a trace line tells of the worker, besides its name: its device, and the most memory it had."""
+    told = {} if done is None else {"device": done.device, "worker_rss_bytes": done.rss_bytes}
+    return {name: value for name, value in told.items() if value is not None}
+
+
 def _line(result: Result, info: dict[str, Any], done: Done | None) -> str:
     """Return a task's own trace line: the Result without inputs and value, with the task's times and findings."""
-    device = {} if done is None or done.device is None else {"device": done.device}
-    told = result.model_copy(update={"task_info": {**info, **device}})
+    told = result.model_copy(update={"task_info": {**info, **_of_worker(done)}})
     if done is not None:
         times = {"compute_started": done.started, "compute_ended": done.ended}
         told.timestamp = result.timestamp.model_copy(update=times)

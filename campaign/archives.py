@@ -6,6 +6,7 @@ import logging
 import shutil
 import tarfile
 import tempfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
@@ -126,13 +127,24 @@ def unpacked(archive: Path) -> Path:
         When it is damaged.
     """
     folder = Path(_scrap().name) / f"{len(list(Path(_scrap().name).iterdir())):06d}"
+    unpack_archive(archive, folder)
+    return folder
+
+
+def unpack_archive(archive: Path, folder: Path) -> None:
+    """Unpack an archive into a new folder.
+
+    Raises
+    ------
+    BadInput
+        When it is damaged; the folder is gone then.
+    """
     try:
         with tarfile.open(archive) as packed:
             packed.extractall(folder, filter="data")
-    except (OSError, tarfile.TarError, EOFError) as error:
+    except (OSError, tarfile.TarError, EOFError, zlib.error) as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise BadInput(f"archive {archive} is damaged ({error}): restore it from a copy") from error
-    return folder
 
 
 @lru_cache(maxsize=1)

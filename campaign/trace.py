@@ -146,17 +146,18 @@ class Run:
         notify_s                  task server -> Thinker
         message_bytes             of its messages, both ways
         payload_bytes, store      of what it put into its store, and the backend
+        rss_bytes                 the most memory that its worker had resident until then; NA where nobody looked
         ========================  =====================================================================
 
         Where worker and submit host have clocks of their own, ``queue_s`` and ``return_s`` are off by the difference.
         """
         columns = [
             "topic", "task_id", "attempt", "executor", "site", "worker", "success", *TIMES, "store_s",
-            "message_bytes", "payload_bytes", "store",
+            "message_bytes", "payload_bytes", "store", "rss_bytes",
         ]  # fmt: skip
         rows = [row for topic in FILES for row in map(_task_of(topic), self.lines(topic))]
         found = pd.DataFrame(rows, columns=columns)
-        found = _typed(found, numbers=(*TIMES, "store_s"))
+        found = _typed(found, ids=("rss_bytes",), numbers=(*TIMES, "store_s"))
         found["server_s"] = found.input_received - found.created
         found["queue_s"] = found.compute_started - found.input_received
         found["compute_s"] = found.compute_ended - found.compute_started - found.store_s.fillna(0.0)
@@ -336,7 +337,7 @@ def _task_of(topic: str) -> Callable[[dict[str, Any]], tuple[Any, ...]]:
             topic, info.get("task_id", info.get("segment_id")), info.get("attempt"), info.get("executor"),
             info.get("site"), worker_of(line), line["success"], *map(times.get, TIMES),
             seconds.get("fetch", 0.0) + seconds.get("ship", 0.0), sum((line.get("message_sizes") or {}).values()),
-            info.get("payload_bytes", 0), _store(info),
+            info.get("payload_bytes", 0), _store(info), info.get("worker_rss_bytes"),
         )  # fmt: skip
 
     return task

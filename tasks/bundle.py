@@ -6,6 +6,8 @@ What goes wrong with one of them is data, and the others go on.
 from __future__ import annotations
 
 import os
+import resource
+import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -40,16 +42,17 @@ class _Begun:
     result: Future[Any]
     started: float
     ended: float
+    rss_bytes: int
 
     def done(self) -> Done:
         """Return its result, or its error as data."""
-        device = os.environ.get("CUDA_VISIBLE_DEVICES")
+        told = (self.started, self.ended, os.environ.get("CUDA_VISIBLE_DEVICES"), self.rss_bytes)
         try:
-            return Done(self.result.result(), None, self.started, self.ended, device)
+            return Done(self.result.result(), None, *told)
         except Exception as error:  # noqa: BLE001  # whatever it is, it goes into the ledger
             kind = error.kind if isinstance(error, TaskFailed) else "error"
             story = "".join(traceback.format_exception(error))
-            return Done(None, TaskError(kind, repr(error), story), self.started, self.ended, device)
+            return Done(None, TaskError(kind, repr(error), story), *told)
 
 
 def _begin(task: Callable[[Any], Any], spec: Any, finish: Callable[[Finish], Future[Any]]) -> _Begun:
@@ -57,7 +60,13 @@ def _begin(task: Callable[[Any], Any], spec: Any, finish: Callable[[Finish], Fut
     result = _now(lambda: task(spec))
     if result.exception() is None and callable(result.result()):
         result = finish(result.result())
-    return _Begun(result, started, time.time())
+    return _Begun(result, started, time.time(), _most_memory())
+
+
+def _most_memory() -> int:
+    """Return the most bytes that this process has had resident so far."""
+    # Linux counts in kilobytes, macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _now(function: Finish) -> Future[Any]:

@@ -141,6 +141,8 @@ class Done:
     ----------
     device
         As the worker was pinned to it; None where it was not.
+    rss_bytes
+        The most memory that the worker had resident until it ended, whatever it did before.
     """
 
     value: Any
@@ -148,6 +150,7 @@ class Done:
     started: float
     ended: float
     device: str | None = None
+    rss_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from campaign.looking import Export
+from campaign.trace import Run
 
 
 def write_exports(run: Path, asked: Export) -> Iterator[str]:
@@ -21,3 +22,23 @@ def write_exports(run: Path, asked: Export) -> Iterator[str]:
 
         told = export_config(run, asked.out, asked.replica)
         yield f"{told} is written: run WESTPA's tools in {told.parent}"
+    if asked.perfetto is not None:
+        from campaign.export.perfetto import write_perfetto
+
+        yield write_perfetto(Run(run), asked.perfetto)
+    if asked.parquet is not None:
+        from campaign.export.parquet import write_parquet
+
+        yield write_parquet(Run(run), asked.parquet)
+    if asked.trajectory is not None:
+        from campaign.export.trajectory import write_trajectory
+
+        yield write_trajectory(Run(run), asked.trajectory, asked.select, asked.stride)
+    if asked.tensorboard is not None:
+        from campaign.export.tensorboard import write_tensorboard
+
+        yield write_tensorboard(Run(run), asked.tensorboard)
+    if asked.mlflow is not None:
+        from campaign.export.mlflow import log_run
+
+        yield log_run(Run(run), asked.mlflow)

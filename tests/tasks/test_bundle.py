@@ -42,6 +42,16 @@ def test_the_device_of_a_pinned_worker_is_told(monkeypatch, device):
     assert {done.device for done in run_bundle(lambda n: 1 / n, (0, 1))} == {device}
 
 
+def test_the_most_memory_of_the_worker_is_told():
+    def task(n_bytes):
+        return len(bytearray(b"x") * n_bytes)  # every page is written
+
+    (idle,) = run_bundle(task, (1,))
+    more = idle.rss_bytes + 50_000_000
+    before, after, later = run_bundle(task, (1, more, 1))
+    assert before.rss_bytes < more <= after.rss_bytes == later.rss_bytes
+
+
 def test_a_lone_task_that_fails_is_data_too():
     (done,) = run_bundle(lambda _: lambda: 1 / 0, (0,))
     assert done.error.exception.startswith("ZeroDivisionError")
