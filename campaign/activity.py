@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from campaign.ledger import NO_FAILURES
+from campaign.status import status
 from campaign.trace import Run
 
 # From a decision to what follows from it, in their order.
@@ -20,7 +21,7 @@ def headline(run: Run) -> pd.Series:
     segments, inferences = run.segments, run.inferences
     return pd.Series(
         {
-            "status": run.summary.get("status", "running, or it died"),
+            "status": status(run.path).status,
             "system": run.meta.get("system"),
             "policy": run.settings.get("policy"),
             "seed": run.settings.get("seed"),
@@ -120,7 +121,8 @@ def latency(tasks: pd.DataFrame) -> pd.DataFrame:
     grouped = parts.assign(all=found.received - found.created).groupby(found.topic, sort=False)
     quantiles = pd.concat({"p50": grouped.quantile(0.5), "p95": grouped.quantile(0.95)}, axis=1).swaplevel(axis=1)
     table: pd.DataFrame = 1000 * quantiles.reindex(columns=[*parts, "all"], level=0)
-    return table.assign(n=grouped.size())
+    table["n", ""] = grouped.size()
+    return table
 
 
 def decisions(segments: pd.DataFrame) -> pd.Series:

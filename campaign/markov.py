@@ -7,6 +7,7 @@ far as states forget within the lag how they were entered.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,9 @@ import pandas as pd
 
 # Of kinetic coordinates; k-means finds little in more.
 _MOST_DIMENSIONS = 4
+
+# On average at least, or there is little to count.
+_FRAMES_PER_STATE = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +138,17 @@ def stationary(counts: np.ndarray) -> np.ndarray:
 
 
 def timescales(counts: np.ndarray, lag_ps: float, n: int) -> np.ndarray:
-    """Return the slowest implied timescales of the same model (n,), ps; NaN where it has fewer."""
+    """Return the slowest implied timescales of the same model (n,), ps; NaN where it has fewer that are finite."""
+    from deeptime.util.exceptions import SpectralWarning
+
     found = np.full(n, np.nan)
     model, _ = _model(counts)
-    if model is not None and model.n_states > 1:
-        told = model.timescales(k=min(n, model.n_states - 1)) * lag_ps
-        found[: len(told)] = told
+    if model is not None:
+        with warnings.catch_warnings():
+            # Of few counts some go to and fro only: that is no timescale, and nothing to warn of.
+            warnings.simplefilter("ignore", SpectralWarning)
+            told = model.timescales(k=min(n, model.n_states - 1)) * lag_ps
+        found[: len(told)] = np.where(np.isfinite(told), told, np.nan)
     return found
 
 
@@ -162,8 +171,8 @@ def states_of(
 ) -> tuple[list[dict[int, np.ndarray]], int]:
     """Return the state of each frame, the same states for several runs, and how many there are.
 
-    Features are turned into kinetic coordinates (VAMP with a kinetic map, which asks for no equilibrium), so that what
-    moves slowly is told apart, and clustered by k-means. States are numbered along the slowest coordinate.
+    Features are turned into kinetic coordinates (VAMP with a kinetic map, which asks for no equilibrium), so that
+    what moves slowly is told apart, and clustered by k-means. States are numbered along the slowest coordinate.
 
     Parameters
     ----------
@@ -180,7 +189,7 @@ def states_of(
     )
     slow = [{segment: model.transform(rows.astype(float)) for segment, rows in run.items()} for run in frames]
     every = np.concatenate([rows for run in slow for rows in run.values()])
-    n_states = min(n_states, len(np.unique(every, axis=0)))
+    n_states = min(n_states, max(2, len(every) // _FRAMES_PER_STATE), len(np.unique(every, axis=0)))
     clusters = KMeans(n_states, fixed_seed=seed, n_jobs=1, max_iter=500).fit_fetch(every)
     rank = np.argsort(np.argsort(clusters.cluster_centers[:, 0]))
     return [{segment: rank[clusters.transform(rows)] for segment, rows in run.items()} for run in slow], n_states
@@ -197,3 +206,24 @@ def resampled(pairs: Pairs, n_states: int, n: int, rng: np.random.Generator) -> 
         return []
     drawn = rng.multinomial(len(segments), np.full(len(segments), 1 / len(segments)), size=n)
     return [count(pairs, n_states, times[owner].astype(float)) for times in drawn]
+
+
+def interval(drawn: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ends of 95 % intervals of values drawn again and again; NaN where most drawings have none."""
+    values = np.asarray(drawn, float)
+    told = mostly_told(values)
+    ends = np.full((2, *values.shape[1:]), np.nan)
+    if told.any():
+        ends[:, told] = np.nanquantile(values[:, told], [0.025, 0.975], axis=0)
+    return ends[0], ends[1]
+
+
+def mostly_told(drawn: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+    """Return where more than half of the drawings have a value: for states, which hang together whatever is drawn."""
+    return np.asarray(np.isfinite(drawn).mean(axis=0) > 0.5)
+
+
+def among(probability: np.ndarray, states: np.ndarray) -> np.ndarray:
+    """Return probabilities among some states (a mask): they sum to one over these; NaN elsewhere."""
+    inside = np.where(states, probability, np.nan)
+    return np.asarray(inside / np.nansum(inside))
