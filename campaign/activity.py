@@ -45,6 +45,11 @@ def failures(run: Run) -> pd.DataFrame:
     return ended[~ended.outcome.isin(NO_FAILURES)]
 
 
+def counted(tasks: pd.DataFrame) -> pd.DataFrame:
+    """Return the attempts whose result counted: not those that failed, or came after another's."""
+    return tasks[tasks.success.astype(bool) & (tasks.outcome.isna() | (tasks.outcome == "success"))]
+
+
 def ran(tasks: pd.DataFrame) -> pd.DataFrame:
     """Return the attempts that a worker ran, with ``lane`` (executor and worker) and ``seconds`` on it."""
     found = tasks.dropna(subset=["started", "ended", "worker"])
@@ -55,8 +60,8 @@ def ran(tasks: pd.DataFrame) -> pd.DataFrame:
 def utilisation(tasks: pd.DataFrame) -> pd.DataFrame:
     """Return the share of time that workers computed, by site and topic.
 
-    Time is from the start of the first segment to the end of the last; failed attempts do not count, and neither do
-    workers that never ran anything.
+    Time is from the start of the first segment to the end of the last; attempts that did not count
+    are left out, and so are workers that never ran anything.
 
     Returns
     -------
@@ -64,7 +69,7 @@ def utilisation(tasks: pd.DataFrame) -> pd.DataFrame:
         Index ``site`` and ``topic``; ``workers`` that the executor had, ``busy_s`` on all of them, and ``share``,
         within 0 and 1.
     """
-    found = ran(tasks[tasks.success.astype(bool)])
+    found = ran(counted(tasks))
     segments = found[found.topic == "simulate"]
     span = segments.ended.max() - segments.started.min()
     busy = found.groupby(["site", "topic"]).agg(executor=("executor", "first"), busy_s=("seconds", "sum"))
@@ -78,7 +83,7 @@ def utilisation_over_time(tasks: pd.DataFrame, n_bins: int = 60) -> pd.DataFrame
 
     Index ``minutes`` since the first task began, at the middles of the bins.
     """
-    found = ran(tasks[tasks.success.astype(bool)])
+    found = ran(counted(tasks))
     if found.empty or found.ended.max() <= found.started.min():
         return pd.DataFrame(index=pd.Index([], name="minutes"))
     edges = np.linspace(found.started.min(), found.ended.max(), n_bins + 1)
@@ -116,7 +121,7 @@ def latency(tasks: pd.DataFrame) -> pd.DataFrame:
     Index ``topic``; columns ``(part, "p50")`` and ``(part, "p95")`` of ``server``, ``queue``, ``compute``, ``store``,
     ``return``, ``notify``, and ``all`` of them together, and ``n``.
     """
-    found = tasks[tasks.success.astype(bool)]
+    found = counted(tasks)
     parts = found[list(PARTS)].rename(columns=lambda name: name.removesuffix("_s")).astype(float)
     grouped = parts.assign(all=found.received - found.created).groupby(found.topic, sort=False)
     quantiles = pd.concat({"p50": grouped.quantile(0.5), "p95": grouped.quantile(0.95)}, axis=1).swaplevel(axis=1)

@@ -126,6 +126,8 @@ class Run:
             for line in self.lines("simulate")
             if line["success"]
             for info in (line["task_info"],)
+            # Of a segment that was tried elsewhere as well, the slower attempt may bring a result too.
+            if self._outcomes.get((info["segment_id"], info["attempt"])) in (None, "success")
         ]
         columns = [*_SEGMENT, "store", "worker", "sent", "started", "ended", "received"]
         found = pd.DataFrame(rows, columns=columns).drop_duplicates("segment_id", keep="last")
@@ -147,6 +149,8 @@ class Run:
         attempt                   from 1
         executor, site, worker    where it ran; the worker as ``host/rank``
         success                   whether it brought a result
+        outcome                   what it counted as, of the ledger: ``success``, a kind of failure; ``outpaced`` or
+                                  ``late`` where its result came after that of another attempt, or too late
         created, started, ended, received     when the Thinker made it, a worker began and ended it, the Thinker had
                                   its result; UNIX s, NA where it never ran
         server_s                  Thinker -> task server
@@ -168,6 +172,8 @@ class Run:
         rows = [row for topic in FILES for row in map(_task_of(topic), self.lines(topic))]
         found = pd.DataFrame(rows, columns=columns)
         found = _typed(found, numbers=(*_TIMES, "store_s"))
+        tried = zip(found.task_id, found.attempt, strict=True)
+        found.insert(7, "outcome", pd.Series([self._outcomes.get(each) for each in tried], found.index, object))
         found["server_s"] = found.input_received - found.created
         found["queue_s"] = found.compute_started - found.input_received
         found["compute_s"] = found.compute_ended - found.compute_started - found.store_s.fillna(0.0)
@@ -388,6 +394,13 @@ class Run:
                     if not line.endswith(b"\n"):
                         return  # half written
                     raise BadInput(f"{path}, line {number}, is no JSON ({error}): restore it from a copy") from error
+
+    @cached_property
+    def _outcomes(self) -> dict[tuple[int, int], str | None]:
+        """How the attempts of the ledger ended, by task and attempt."""
+        with read_ledger(self.path / LEDGER) as db:
+            rows = db.execute("SELECT task_id, number, outcome FROM attempt")
+            return {(task_id, number): outcome for task_id, number, outcome in rows}
 
     def _json(self, name: str) -> Mapping[str, Any]:
         path = self.path / name
