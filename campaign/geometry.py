@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,8 +172,11 @@ def _boxes(path: Path) -> np.ndarray:
             return np.stack([frame.box.copy() for frame in file])
     from MDAnalysis.coordinates.DCD import DCDReader
 
-    with DCDReader(str(path)) as frames:
-        return np.stack([frame.triclinic_dimensions / 10.0 for frame in frames])
+    with warnings.catch_warnings():
+        # Of steps that it copies, which is no matter here.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        with DCDReader(str(path)) as frames:
+            return np.stack([frame.triclinic_dimensions / 10.0 for frame in frames])
 
 
 def _on_circle(angles_deg: np.ndarray) -> np.ndarray:

@@ -15,9 +15,10 @@ from campaign.ledger import FIRST_OTHER_ID, Ledger
 from campaign.trace import Run
 from campaign.trace_files import FILES
 from tasks.errors import BadInput
-from tasks.messages import FileRecord
+from tasks.files import publish
 from tasks.reference import ReferenceSet
 from tasks.simulate import run_segment
+from tasks.transport import fetch
 from tests.ensembles import double_well, rectilinear
 from tests.ensembles import run as ensemble
 
@@ -358,24 +359,22 @@ def test_a_reference_set_that_would_run_code_is_not_read(folder):
 @pytest.fixture
 def trajectory(folder, ledger, segment):
     """A segment whose trajectory is in the run directory, with its frames."""
-    (folder / "trajectories").mkdir()
     result = run_segment(replace(segment, run_dir=str(folder)))
-    (path,) = (folder / "trajectories").iterdir()
+    publish(folder, result.trajectory)
     with ledger.transaction():
         ledger.add_task(segment.segment_id, "simulate", "cpu")
-        file = FileRecord(str(path.relative_to(folder)), result.trajectory.sha256, result.trajectory.n_bytes)
-        ledger.add_artifact(segment.segment_id, "trajectory", file)
-    from tasks.transport import fetch
-
-    return path, fetch(result.frames)["positions"]
+        ledger.add_artifact(segment.segment_id, "trajectory", result.trajectory)
+    return folder / result.trajectory.path, fetch(result.frames)["positions"]
 
 
+@pytest.mark.filterwarnings("ignore:No dimensions set")
 def test_frames_are_those_that_the_segment_wrote(folder, trajectory, segment):
     frames = Run(folder).frames(segment.segment_id)
     assert frames.dtype == np.float32
     assert frames == pytest.approx(trajectory[1], abs=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:No dimensions set")
 def test_frames_in_an_archive_are_the_same(folder, ledger, trajectory, segment):
     path, frames = trajectory
     (folder / "archives").mkdir()
