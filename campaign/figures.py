@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,7 @@ def _found(path: str) -> Path:
 
 
 def set_style() -> None:
-    """Let figures be vector graphics, in colours and sizes that print."""
+    """Let figures be vector graphics, in colours and sizes that print, and notebooks silent on progress bars."""
     import matplotlib as mpl
     from cycler import cycler
 
@@ -80,6 +81,8 @@ def set_style() -> None:
         set_matplotlib_formats("svg")
     except ImportError:
         return  # No notebook: there is nothing to show figures in.
+    # MDAnalysis imports bars that would like to be widgets; none is shown here.
+    warnings.filterwarnings("ignore", message="IProgress not found")
 
 
 def colour_of(topic: str) -> str:

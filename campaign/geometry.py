@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,9 +15,12 @@ from campaign.archives import trajectory_path
 from campaign.trace import Run
 from tasks.errors import BadInput
 from tasks.features import dihedrals_deg, rmsd_nm
-from tasks.models import Model, load_model
 from tasks.periodic import make_whole
 from tasks.selection import MIN_FEATURES
+
+if TYPE_CHECKING:
+    from tasks.models import Model
+    from tasks.reference import ReferenceSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +131,42 @@ def newest_model(run: Run) -> Model:
     BadInput
         When there is neither.
     """
+    from tasks.models import load_model
+
     files = sorted(run.path.glob("models/model-*"))
     if files:
         return load_model(files[-1].read_bytes())
     if run.reference is None or not len(run.reference.pca):
         raise BadInput(f"{run.path} has no model yet: look again once there was an inference")
     return load_model(run.reference.pca.tobytes())
+
+
+def latent(reference: ReferenceSet) -> np.ndarray:
+    """Return the embedding of a reference set's sample (n_frames, n_dimensions).
+
+    Where no model embeds (a policy that measures no novelty), these are principal components.
+    """
+    from tasks.models import load_model
+
+    if reference.sample.latent.shape[1]:
+        return reference.sample.latent
+    return load_model(reference.pca.tobytes()).embed(reference.sample.points)
+
+
+def plane(latent: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return points in the plane of their first two principal components, and the share of variance in it.
+
+    Returns
+    -------
+    ndarray of shape (n_points, 2), float64
+        The second is zero where there is one dimension only.
+    """
+    centred = latent - latent.mean(axis=0, dtype=np.float64)
+    _, singular, directions = np.linalg.svd(centred, full_matrices=False)
+    variances = singular**2
+    shown = np.zeros((len(latent), 2))
+    shown[:, : len(directions[:2])] = centred @ directions[:2].T
+    return shown, float(variances[:2].sum() / variances.sum()) if variances.any() else 1.0
 
 
 def _stored(run: Run, atoms: np.ndarray) -> np.ndarray:

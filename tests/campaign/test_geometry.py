@@ -13,6 +13,7 @@ from tasks.errors import BadInput
 from tasks.features import dihedrals_deg
 from tasks.files import publish
 from tasks.models import fit_pca
+from tasks.reference import ReferenceSet, Sample
 from tasks.simulate import run_segment
 from tasks.transport import fetch
 
@@ -149,3 +150,26 @@ def test_segments_that_cannot_be_read_are_counted(begin, alanine):
 def test_few_of_many_are_evenly_spread():
     assert geometry.spread(range(3), 5) == [0, 1, 2]
     assert geometry.spread(range(0, 101), 5) == [0, 25, 50, 75, 100]
+
+
+def test_a_plane_shows_what_varies_most():
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(500, 3)) * [0.01, 5.0, 1.0] + 7.0
+    shown, share = geometry.plane(points)
+    assert shown.std(axis=0) == pytest.approx([5.0, 1.0], rel=0.1)
+    assert share > 0.999
+    line, share = geometry.plane(points[:, :1])
+    assert (line[:, 1].tolist(), share) == ([0.0] * 500, 1.0)
+
+
+def test_frames_that_no_model_embedded_are_shown_by_principal_components():
+    rng = np.random.default_rng(1)
+    points = rng.normal(size=(20, 10, 3)).astype(np.float32)
+    empty = ReferenceSet.empty(10, 22, 0, np.zeros(576, bool))
+    ids = np.zeros((20, 2), np.int64)
+    model = fit_pca(points, 3)
+    pca = np.frombuffer(model.to_bytes(), np.uint8)
+    reference = replace(empty, sample=Sample(ids, points, np.empty((20, 0), np.float32)), pca=pca)
+    assert geometry.latent(reference) == pytest.approx(model.embed(points))
+    embedded = replace(reference, sample=Sample(ids, points, points[:, 0, :2]))
+    assert geometry.latent(embedded) is embedded.sample.latent

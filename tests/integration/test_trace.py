@@ -2,6 +2,7 @@
 
 import json
 
+import pandas as pd
 import pytest
 
 from campaign.activity import failures, headline, utilisation
@@ -24,10 +25,8 @@ def test_segments_are_the_lines_of_the_trace(run, short_run):
 def test_segments_are_those_of_the_ledger(run, short_run):
     told = short_run.ask("SELECT id, parent_id, parent_frame, walker_id, steered FROM task WHERE kind = 'simulate'")
     columns = run.segments.sort_index()[["parent_id", "parent_frame", "walker_id", "steered"]]
-    found = [tuple(None if value != value else value for value in row) for row in columns.astype(object).itertuples()]
-    assert [(*row[:4], bool(row[4])) for row in told] == [
-        tuple(None if str(v) == "<NA>" else v for v in row) for row in found
-    ]
+    found = [tuple(None if value is pd.NA else value for value in row) for row in columns.astype(object).itertuples()]
+    assert found == told
 
 
 def test_parts_of_every_task_add_up_to_its_whole(run):
