@@ -13,18 +13,26 @@ what compares a worker's with the Thinker's is off by as much as their clocks ar
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from campaign.archives import trajectory_path
 from campaign.ledger import meta_of, read_ledger
-from campaign.rundir import LEDGER, PARAMS, SUMMARY
+from campaign.rundir import LEDGER, PARAMS, SUMMARY, RunDirectory
 from campaign.trace_files import FILES, TIMES, worker_of
+from campaign.trajectories import read_positions
+from tasks.coordinate import unpack_pcoord
 from tasks.errors import BadInput
+from tasks.prepared import PreparedSystem
+
+if TYPE_CHECKING:
+    from tasks.reference import ReferenceSet
 
 _SEGMENT = (
     "segment_id", "parent_id", "parent_frame", "walker_id", "replica", "iteration", "attempt", "executor", "site",
@@ -115,6 +123,8 @@ class Run:
             for line in self.lines("simulate")
             if line["success"]
             for info in (line["task_info"],)
+            # Of a segment that was tried elsewhere as well, the slower attempt may bring a result too.
+            if self._outcomes.get((info["segment_id"], info["attempt"])) in (None, "success")
         ]
         columns = [*_SEGMENT, "store", "worker", "sent", "started", "ended", "received"]
         found = pd.DataFrame(rows, columns=columns).drop_duplicates("segment_id", keep="last")
@@ -136,6 +146,8 @@ class Run:
         attempt                   from 1
         executor, site, worker    where it ran; the worker as ``host/rank``
         success                   whether it brought a result
+        outcome                   what it counted as, of the ledger: ``success``, a kind of failure; ``outpaced`` or
+                                  ``late`` where its result came after that of another attempt, or too late
         created, started, ended, received     when the Thinker made it, a worker began and ended it, the Thinker had
                                   its result; UNIX s, NA where it never ran
         server_s                  Thinker -> task server
@@ -158,6 +170,8 @@ class Run:
         rows = [row for topic in FILES for row in map(_task_of(topic), self.lines(topic))]
         found = pd.DataFrame(rows, columns=columns)
         found = _typed(found, ids=("rss_bytes",), numbers=(*TIMES, "store_s"))
+        tried = zip(found.task_id, found.attempt, strict=True)
+        found.insert(7, "outcome", pd.Series([self._outcomes.get(each) for each in tried], found.index, object))
         found["server_s"] = found.input_received - found.created
         found["queue_s"] = found.compute_started - found.input_received
         found["compute_s"] = found.compute_ended - found.compute_started - found.store_s.fillna(0.0)
@@ -284,6 +298,66 @@ class Run:
             missing="iteration",
         )
 
+    @cached_property
+    def pcoords(self) -> pd.DataFrame:
+        """Progress coordinates of walkers of weighted ensembles, a row for each point, of every iteration that ended.
+
+        ``replica``, ``iteration``, ``walker``, ``point`` (0: where the walker began; then its frames), ``weight``,
+        and ``pcoord0``, ``pcoord1``, ...: degrees for phi and psi, nm for positions and RMSD, no unit for an
+        embedding.
+        """
+        found = self.query(
+            "SELECT replica, iteration, walker, weight, n_dimensions, pcoord FROM walker"
+            " JOIN iteration USING (replica, iteration) ORDER BY replica, iteration, walker",
+            missing="walker",
+        )
+        columns = ["replica", "iteration", "walker", "point", "weight"]
+        if found.empty:
+            return pd.DataFrame(columns=columns)
+        n_dimensions = int(found.n_dimensions.iloc[0])
+        each = [unpack_pcoord(packed, n_dimensions) for packed in found.pcoord]
+        points = np.concatenate([np.arange(len(rows)) for rows in each])
+        table = found.loc[found.index.repeat(list(map(len, each)))].reset_index(drop=True).assign(point=points)
+        values = np.concatenate(each)
+        return table[columns].assign(**{f"pcoord{k}": values[:, k] for k in range(n_dimensions)})
+
+    @cached_property
+    def system(self) -> PreparedSystem:
+        """The prepared system, as workers have it."""
+        return RunDirectory.open(self.path).read_system()
+
+    @cached_property
+    def reference(self) -> ReferenceSet | None:
+        """The newest reference set: a uniform sample of all frames seen, with its embeddings; None before any."""
+        from tasks.reference import ReferenceSet
+
+        for path in sorted(self.path.glob("models/reference-*.npz"), reverse=True):
+            try:
+                with np.load(path, allow_pickle=False) as arrays:
+                    return ReferenceSet.from_arrays(dict(arrays))
+            except FileNotFoundError:
+                continue  # A running campaign keeps the newest two.
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                raise BadInput(f"{path} cannot be read ({error}): restore it from a copy") from error
+        return None
+
+    def frames(self, segment_id: int) -> np.ndarray:
+        """Return the frames of a segment's trajectory, also of one in an archive.
+
+        The start frame is not among them: the first is one interval later.
+
+        Returns
+        -------
+        ndarray of shape (n_frames, n_stored, 3), float32
+            Of the atoms ``system.stored_indices``, in nm.
+
+        Raises
+        ------
+        BadInput
+            When it has none, or it cannot be read.
+        """
+        return read_positions(trajectory_path(self.path, int(segment_id)))
+
     def query(self, sql: str, missing: str | None = None) -> pd.DataFrame:
         """Return rows of the ledger, which cannot be written that way.
 
@@ -318,6 +392,13 @@ class Run:
                     if not line.endswith(b"\n"):
                         return  # half written
                     raise BadInput(f"{path}, line {number}, is no JSON ({error}): restore it from a copy") from error
+
+    @cached_property
+    def _outcomes(self) -> dict[tuple[int, int], str | None]:
+        """How the attempts of the ledger ended, by task and attempt."""
+        with read_ledger(self.path / LEDGER) as db:
+            rows = db.execute("SELECT task_id, number, outcome FROM attempt")
+            return {(task_id, number): outcome for task_id, number, outcome in rows}
 
     def _json(self, name: str) -> Mapping[str, Any]:
         path = self.path / name
