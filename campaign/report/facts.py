@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 
 from campaign.ledger import NO_FAILURES
-from campaign.rundir import RunDirectory
 from campaign.trace import Run
 from tasks.errors import BadInput
 
@@ -132,7 +131,7 @@ def methods(run: Run) -> Methods:
     """Return how the simulations were made, from the settings and from the system that was run."""
     settings = run.settings
     try:
-        system = RunDirectory(run.path).read_system()
+        system = run.system
     except BadInput:
         return Methods("The system's file cannot be read, so it is not told how it was made.", (), _versions(run))
     told = [_molecule(settings, system.n_atoms)]

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from campaign.rundir import RunDirectory
 from campaign.trace import Run
 from campaign.trajectories import each_trajectory, trajectory_files
 from tasks.errors import BadInput
@@ -79,13 +78,12 @@ def sample(run: Run, extra: np.ndarray, rng: np.random.Generator) -> Sampled:
         Segments whose frames are wanted as well, as far as there is room.
     """
     try:
-        system = RunDirectory(run.path).read_system()
+        system, reference = run.system, run.reference
     except BadInput:
         return Sampled(_no_frames())
     per_frame = 6 * len(system.stored_indices)
     n_segments = int(np.clip(_BUDGET // per_frame, 1, _MOST_SEGMENTS))
     n_frames = int(np.clip(_BUDGET // (per_frame * min(n_segments, _FEWEST_SEGMENTS)), 1, _MOST_FRAMES_EACH))
-    reference = newest_reference(run.path)
     points, axes = _points(run, reference, rng)
     files = _reachable(run.path, points, extra, n_segments, rng)
     points = points[points.segment_id.isin(files.keys())].reset_index(drop=True)
@@ -100,17 +98,6 @@ def sample(run: Run, extra: np.ndarray, rng: np.random.Generator) -> Sampled:
         coordinates=shown,
         n_embedded=0 if reference is None or not axes else len(reference.sample),
     )
-
-
-def newest_reference(run: Path) -> ReferenceSet | None:
-    """Return the newest reference set that can be read; None where there is none."""
-    for path in sorted((run / "models").glob("reference-*.npz"), reverse=True):
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return ReferenceSet.from_arrays(dict(arrays))
-        except (OSError, ValueError, KeyError):
-            continue  # of a campaign that is just writing it; the one before is there
-    return None
 
 
 def _no_frames() -> pd.DataFrame:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from campaign.watch.bins import Bins, Window
 
-PLACES = st.lists(st.floats(-1e6, 2e9, allow_nan=False), min_size=1, max_size=200)
+PLACES = st.lists(st.floats(-1e6, 2e9, allow_nan=False, allow_subnormal=False), min_size=1, max_size=200)
 
 
 @given(PLACES, st.integers(0, 100))
