@@ -72,7 +72,7 @@
 
   function begin() {
     viewer = $3Dmol.createViewer(place, { backgroundColor: colour("--ground") });
-    model = viewer.addModel(told.topology, "pdb");
+    model = viewer.addModel(told.topology, "pdb", { keepH: true, altLoc: "*" });  // every atom: frames have them
     const residues = new Set(model.selectedAtoms({ atom: "CA" }).map((atom) => `${atom.chain}${atom.resi}`));
     viewer.setStyle({}, { stick: { radius: 0.14 }, sphere: { scale: 0.22 } });
     if (residues.size > 4) {
@@ -93,7 +93,11 @@
     }
     const first = viewer === undefined;
     if (first) begin();
-    model.setCoordinates(framesOf(each), "array");
+    const frames = framesOf(each);
+    if (frames[0].length !== model.selectedAtoms({}).length) {
+      throw new Error(`segment ${segment} has ${frames[0].length} atoms, not those of the topology`);
+    }
+    model.setCoordinates(frames, "array");
     now = each;
     const found = each.f.indexOf(frame);
     of("segment").value = String(segment);
