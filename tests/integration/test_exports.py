@@ -127,8 +127,11 @@ def test_tensorboard_shows_losses_and_embeddings(short_run: Campaign, tmp_path: 
     assert np.isfinite(tensors).all()
 
 
-def test_mlflow_has_the_run_with_its_models(short_run: Campaign, tmp_path: Path) -> None:
+def test_mlflow_has_the_run_with_its_models(
+    short_run: Campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     export(short_run.run_dir, "--mlflow", str(tmp_path / "mlruns"))
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # or it reads no folder
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=(tmp_path / "mlruns").as_uri())
