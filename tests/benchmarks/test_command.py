@@ -60,6 +60,8 @@ def test_movement_in_small(folder: Path, flags: tuple[str, ...]) -> None:
     names = ("movement 100 kB", "raw copy 100 kB", "put -> landed 100 kB")
     for name in (*names, "blocked, polling/stream", "blocked, traditional/stream"):
         assert figures[name]["value"] > 0, name
+    beside = {"plain socket/raw copy 100 kB", "movement/plain socket 100 kB"}
+    assert beside <= figures.keys() if "--backend" in flags else not beside & figures.keys()
     assert_nothing_left(folder)
 
 
