@@ -10,7 +10,6 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
-from traitlets.config import Config
 
 from tests.integration.conftest import ROOT, Campaign
 
@@ -45,12 +44,7 @@ def read(name: str) -> nbformat.NotebookNode:
 def execute(notebook: nbformat.NotebookNode, run: Path, folder: Path, **environment: str) -> nbformat.NotebookNode:
     env = {**os.environ, "WAYFINDER_NOTEBOOK_RUN": str(run), **environment}
     client = NotebookClient(
-        notebook,
-        timeout=200,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(folder)}},
-        # Sockets that only this user reaches, not ports.
-        config=Config({"KernelManager": {"transport": "ipc"}}),
+        notebook, timeout=200, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     )
     return client.execute(env=env)
 
@@ -106,14 +100,20 @@ def sound(text, summary, _):
 
 
 def busy(text, summary, _):
-    for topic, share in summary["worker_utilisation"]["local"].items():
+    for topic, told in summary["worker_utilisation"]["local"].items():
         (line,) = [line for line in text.splitlines() if f" {topic} " in line]
-        assert [float(each) for each in line.split()[-2:]] == pytest.approx([share] * 2, abs=1e-4)
+        workers, share, theirs = map(float, line.split()[-3:])
+        assert theirs == pytest.approx(told, abs=1e-4)
+        # It counts workers that had nothing to do as well.
+        slots = share * workers / theirs
+        assert slots == pytest.approx(round(slots), rel=0.02)
+        assert round(slots) >= workers
 
 
 def in_parts(text, summary, _):
-    assert float(rows(text)["p50"][1]) == pytest.approx(summary["decision_ms"]["p50"], abs=0.01)
-    assert 0 < float(rows(text)["p50"][0]) < 10 * summary["decision_ms"]["p50"]
+    ours, theirs = map(float, rows(text)["p50"])
+    assert ours > 0
+    assert theirs == pytest.approx(summary["decision_ms"]["p50"], abs=0.01)
 
 
 def covered(text, summary, campaign):
