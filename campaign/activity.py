@@ -91,19 +91,32 @@ def utilisation_over_time(tasks: pd.DataFrame, n_bins: int = 60) -> pd.DataFrame
     workers = found.groupby("executor").lane.nunique()
     middles = pd.Index((edges[:-1] + width / 2 - edges[0]) / 60, name="minutes")
     shares = {
-        (site, topic): _busy(part, edges) / (workers[part.executor.iloc[0]] * width)
+        (site, topic): busy_time(part.started.to_numpy(), part.ended.to_numpy(), edges)
+        / (workers[part.executor.iloc[0]] * width)
         for (site, topic), part in found.groupby(["site", "topic"])
     }
     columns = pd.MultiIndex.from_tuples(shares, names=["site", "topic"])
     return pd.DataFrame(np.stack(list(shares.values()), axis=1), index=middles, columns=columns)
 
 
-def _busy(tasks: pd.DataFrame, edges: np.ndarray) -> np.ndarray:
-    """Return how many seconds of each bin tasks take, summed over workers."""
-    starts, ends = tasks.started.to_numpy(), tasks.ended.to_numpy()
-    # What had been computed at each edge; a bin has what came since the one before.
-    done = [float((np.clip(edge, starts, ends) - starts).sum()) for edge in edges]
-    return np.diff(done)
+def busy_time(started: np.ndarray, ended: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Return how many task-seconds lie in each interval.
+
+    Parameters
+    ----------
+    started, ended : ndarray of shape (n_tasks,), float64
+    edges : ndarray of shape (n + 1,), float64
+
+    Returns
+    -------
+    ndarray of shape (n,), float64
+    """
+    # Of what has run until each edge: the time of those that ended, and of the others since they began.
+    begun, over = np.sort(started), np.sort(ended)
+    n_begun, n_over = np.searchsorted(begun, edges), np.searchsorted(over, edges)
+    sums_begun, sums_over = np.concatenate([[0.0], np.cumsum(begun)]), np.concatenate([[0.0], np.cumsum(over)])
+    until = (n_begun * edges - sums_begun[n_begun]) - (n_over * edges - sums_over[n_over])
+    return np.diff(until)
 
 
 def gaps(tasks: pd.DataFrame) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from campaign.ledger import NO_FAILURES
+from campaign import activity
 from campaign.trace import Run
 from tasks.errors import BadInput
 
@@ -76,17 +76,14 @@ def _outcome(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def failures(run: Run) -> Failures:
     """Return the attempts that failed."""
-    attempts = run.attempts
-    if attempts.empty:
-        return Failures([], [], 0)
-    failed = attempts[attempts.outcome.notna() & ~attempts.outcome.isin(NO_FAILURES)]
+    failed = activity.failures(run)
     counts = failed.groupby(["kind", "site", "outcome"]).size().rename("attempts").reset_index()
     newest = failed.sort_values("ended", ascending=False).head(_MOST_FAILURES)
     rows: list[dict[str, Any]] = newest[["kind", "task_id", "attempt", "site", "outcome", "error"]].to_dict("records")
     for row in rows:
         row["error"] = "" if pd.isna(row["error"]) else str(row["error"])
         row["first"] = row["error"].partition("\n")[0]
-    return Failures(counts.to_dict("records"), rows, len(attempts))
+    return Failures(counts.to_dict("records"), rows, len(run.attempts))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """What is said of workers' time, from tasks whose times are known."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -100,3 +101,15 @@ def test_failures_are_those_of_somebody(tmp_path):
         ledger.begin_attempt(0, 6, "local")
     ledger.close()
     assert activity.failures(Run(tmp_path)).outcome.tolist() == ["nan", "worker_lost"]
+
+
+def test_busy_time_is_that_of_every_task_in_every_interval():
+    rng = np.random.default_rng(1)
+    started = rng.uniform(0, 90, 300)
+    ended = started + rng.exponential(5, 300)
+    edges = np.linspace(0, 100, 21)
+    by_hand = [
+        sum(max(0.0, min(e, high) - max(s, low)) for s, e in zip(started, ended, strict=True))
+        for low, high in zip(edges[:-1], edges[1:], strict=True)
+    ]
+    assert activity.busy_time(started, ended, edges) == pytest.approx(by_hand)
