@@ -15,6 +15,7 @@ import numpy as np
 
 from agents.infer import MAX_BATCH, frontier_size
 from agents.state import Destination
+from campaign.report import report_bytes
 from campaign.settings import Settings
 from policies import Policy, policy
 from tasks.features import empty_cells
@@ -214,6 +215,7 @@ def forecast(
         "logs": _linear(_LOG_BYTES, counts) + len(prepared.topology_pdb),
         "system": shipped.system,
         "parked": _parked(shipped, settings.ps_threshold),
+        "report": settings.report * report_bytes(segments, dynamics.n_frames, len(prepared.stored_indices)),
     }
     inline = sum(use.total for use in stores.values() if use.kind == "inline")
     return Forecast(

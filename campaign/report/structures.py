@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from campaign.report import MOST_SEGMENTS, room
 from campaign.trace import Run
 from campaign.trajectories import each_trajectory, trajectory_files
 from tasks.errors import BadInput
@@ -18,12 +19,6 @@ from tasks.models import align, load_model
 from tasks.prepared import PreparedSystem
 from tasks.reference import ReferenceSet
 from tasks.selection import MIN_FEATURES
-
-# Coordinates take at most so many bytes of the page (a third more, written as text), whatever the molecule.
-_BUDGET = 9_000_000
-_MOST_SEGMENTS = 1_200
-_FEWEST_SEGMENTS = 400
-_MOST_FRAMES_EACH = 10
 
 # An archive is unpacked whole, so few of them are.
 _MOST_ARCHIVES = 16
@@ -81,9 +76,7 @@ def sample(run: Run, extra: np.ndarray, rng: np.random.Generator) -> Sampled:
         system, reference = run.system, run.reference
     except BadInput:
         return Sampled(_no_frames())
-    per_frame = 6 * len(system.stored_indices)
-    n_segments = int(np.clip(_BUDGET // per_frame, 1, _MOST_SEGMENTS))
-    n_frames = int(np.clip(_BUDGET // (per_frame * min(n_segments, _FEWEST_SEGMENTS)), 1, _MOST_FRAMES_EACH))
+    n_segments, n_frames = room(len(system.stored_indices))
     points, axes = _points(run, reference, rng)
     files = _reachable(run.path, points, extra, n_segments, rng)
     points = points[points.segment_id.isin(files.keys())].reset_index(drop=True)
@@ -114,7 +107,7 @@ def _points(
         ids = reference.sample.ids
         return pd.DataFrame({"segment_id": ids[:, 0], "frame": ids[:, 1], "x": latent[:, 0], "y": latent[:, 1]}), axes
     segments = run.segments
-    chosen = np.sort(rng.permutation(len(segments))[:_MOST_SEGMENTS])
+    chosen = np.sort(rng.permutation(len(segments))[:MOST_SEGMENTS])
     ids, last = segments.index.to_numpy()[chosen], segments.n_frames.to_numpy()[chosen] - 1
     kept = last >= 0
     return pd.DataFrame({"segment_id": ids[kept], "frame": last[kept], "x": np.nan, "y": np.nan}), ()

@@ -42,7 +42,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
     """The same campaign, really run."""
-    run = Campaign(tmp_path_factory.mktemp("ran") / "run", *SHORT)
+    run = Campaign(tmp_path_factory.mktemp("ran") / "run", *SHORT, "--report")
     assert run.wait() == 0, run.err
     return run
 
@@ -63,8 +63,10 @@ def test_bytes_on_disk_are_those_of_the_run(planned: dict[str, Any], ran: Campai
     assert disk["ledger"] == pytest.approx(size_of(ran, "ledger.sqlite"), rel=0.3)
     assert disk["traces"] == pytest.approx(size_of(ran, "*.jsonl"), rel=0.3)
     assert disk["total"] == sum(size for name, size in disk.items() if name not in ("total", "free"))
-    left_over = sum(disk.values()) - disk["total"] - disk["free"] - disk["stores"]
-    assert left_over == pytest.approx(size_of(ran, "**/*"), rel=0.3)
+    report = size_of(ran, "report.html")
+    assert disk["report"] == pytest.approx(report, rel=0.1)
+    left_over = sum(disk.values()) - sum(disk[name] for name in ("total", "free", "stores", "report"))
+    assert left_over == pytest.approx(size_of(ran, "**/*") - report, rel=0.3)
 
 
 def test_bytes_through_the_stores_are_those_of_the_run(
