@@ -20,6 +20,9 @@ from campaign.report.panels import Panel
 from campaign.rundir import write_whole
 from tasks.errors import BadInput
 
+# Shared with the live page.
+_COMMON_STYLE = Path(__file__).parents[1] / "page.css"
+
 # `make setup` has npm bring it there, by campaign/report/package-lock.json.
 _VIEWER = Path(sys.prefix) / "share/wayfinder/node_modules/3dmol/build/3Dmol-min.js"
 
@@ -48,7 +51,7 @@ def write_page(path: Path, template: str, panels: Sequence[Panel], data: Mapping
         data=_embedded({**data, "figures": figures}),
         libraries=[_script(plotly.offline.get_plotlyjs()), *map(_script, viewer())],
         has_viewer=bool(viewer()),
-        style=Markup(_text("report.css")),
+        style=Markup(_COMMON_STYLE.read_text() + _text("report.css")),
         script=_script(_text("report.js")),
         **words,
     )

@@ -166,12 +166,12 @@ class _Data(_Handler):
 def page(run: str, nonce: str) -> str:
     """Return the page of a run, in which nothing is shown yet."""
     folder = Path(__file__).parent
-    # Both are ours, and hold nothing of the run.
-    css, js = (Markup((folder / name).read_text()) for name in ("page.css", "page.js"))
+    # All are ours, and hold nothing of the run; the first is shared with reports.
+    common, css, js = (Markup((folder / name).read_text()) for name in ("../page.css", "page.css", "page.js"))
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(
         (folder / "page.html.j2").read_text()
     )
-    return template.render(run=run, nonce=nonce, css=css, js=js, poll_ms=round(1000 * POLL_S))
+    return template.render(run=run, nonce=nonce, css=common + css, js=js, poll_ms=round(1000 * POLL_S))
 
 
 class _Server(HTTPServer):
