@@ -11,6 +11,7 @@ from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 import plotly.offline
@@ -71,8 +72,9 @@ def viewer() -> tuple[str, ...]:
 
 
 def relative(file: Path, page: Path) -> str:
-    """Return how a page refers to a file beside it."""
-    return Path(os.path.relpath(file, page.parent)).as_posix()
+    """Return the address, in a page, of a file near it, whatever the file is called."""
+    # Without the dot a name with a colon in it could be taken for a scheme.
+    return "./" + quote(Path(os.path.relpath(file, page.parent)).as_posix())
 
 
 def _plain(panel: Panel) -> dict[str, Any]:

@@ -102,7 +102,7 @@
     const found = each.f.indexOf(frame);
     of("segment").value = String(segment);
     of("frame").max = String(each.f.length - 1);
-    of("trajectory").href = each.p;
+    of("trajectory").href = each.a;
     of("trajectory").textContent = each.p;
     of("load").textContent = `MDAnalysis.Universe("topology.pdb", "${each.p}")`;
     turn(found < 0 ? each.f.length - 1 : found);

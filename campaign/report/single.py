@@ -68,16 +68,16 @@ def _panels(run: Run, tree: Tree, sampled: Sampled) -> list[panels.Panel]:
 
 
 def _coordinates(run: Run, sampled: Sampled, page: Path) -> list[dict[str, Any]]:
-    """Return the coordinates with where each trajectory lies and which frame of which segment it began at."""
+    """Return the coordinates with where each trajectory lies, and at which frame of which segment it began."""
     ids = [each["s"] for each in sampled.coordinates]
     files = trajectory_files(run.path, ids)
     began = run.segments.reindex(ids)
     found = []
     for each, parent, frame in zip(sampled.coordinates, began.parent_id, began.parent_frame, strict=True):
         file, name = files[each["s"]]
-        place = relative(file, page) + ("" if name is None else f" ({name})")
+        place = str(file.relative_to(run.path)) + ("" if name is None else f" ({name})")
         origin = {} if not isinstance(parent, int | np.integer) else {"o": int(parent), "k": int(frame)}
-        found.append({**each, "p": place, **origin})
+        found.append({**each, "p": place, "a": relative(file, page), **origin})
     return sorted(found, key=lambda each: int(each["s"]))
 
 

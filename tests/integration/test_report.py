@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
@@ -153,7 +154,7 @@ def test_a_click_shows_the_structure(page: Page, panel: str) -> None:
     )
     page.wait_for_function("n => document.getElementById('segment').value === String(n)", arg=wanted[0])
     assert page.inner_text("#shown").startswith(f"Segment {wanted[0]}, frame {wanted[1]}")
-    assert page.get_attribute("#trajectory", "href") == f"trajectories/{wanted[0]:08d}.dcd"
+    assert page.get_attribute("#trajectory", "href") == f"./trajectories/{wanted[0]:08d}.dcd"
     page.wait_for_timeout(500)
     after = drawn(page)
     assert after.std() > 0.01
@@ -238,6 +239,8 @@ def test_markup_in_names_and_errors_is_shown_and_not_run(
         page.click("summary")
         assert hostile in page.inner_text("#failures pre")
         assert page.locator("#failures img, h1 img").count() == 0
+        trajectory = page.evaluate("document.getElementById('trajectory').href")
+        assert Path(unquote(urlsplit(trajectory).path)).is_file()
 
 
 def test_runs_are_compared(short_run: Campaign, browser: Browser, tmp_path: Path) -> None:
@@ -248,7 +251,7 @@ def test_runs_are_compared(short_run: Campaign, browser: Browser, tmp_path: Path
         names = page.locator("thead a").all_inner_texts()
         assert names == [short_run.run_dir.name, "control"]
         for link in page.locator("thead a").all():
-            assert (out.parent / (link.get_attribute("href") or "")).resolve().is_file()
+            assert (out.parent / unquote(link.get_attribute("href") or "")).resolve().is_file()
         assert page.evaluate("document.getElementById('plot-coverage')._fullData.map(t => t.name)") == names
         assert overflow_px(page) == 0
 
