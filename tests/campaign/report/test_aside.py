@@ -45,5 +45,6 @@ def test_a_person_in_a_hurry_is_not_kept(tmp_path: Path) -> None:
     run = begun(tmp_path / "run")
     ends = time.monotonic() + 0.3
     assert report_aside([run], lambda: time.monotonic() > ends) is None
-    assert psutil.Process().children() == []
+    # Other tests of this process may have children of their own.
+    assert not [child for child in psutil.Process().children() if "campaign.report" in child.cmdline()]
     assert not (run / "report.html").exists()
