@@ -26,7 +26,9 @@ KEYS = {
 def test_the_command_tells_its_result(short_run: Campaign) -> None:
     lines = short_run.out.splitlines()
     assert lines[-1] == f"run directory: {short_run.run_dir}"
-    assert "plain MD of equal length" in lines[-2]
+    reports = [str(path / "report.html") for path in (short_run.run_dir, short_run.run_dir / "control")]
+    assert lines[-2] == f"report: {', '.join(reports)}"
+    assert "plain MD of equal length" in lines[-3]
     assert short_run.err == ""
 
 
