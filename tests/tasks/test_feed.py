@@ -149,15 +149,16 @@ def test_where_nobody_listens_the_segment_goes_on_and_leaves_nothing(by_zmq, spe
 
 
 def test_where_the_listener_is_gone_the_segment_goes_on_and_leaves_nothing(by_zmq, spec, store, monkeypatch):
-    monkeypatch.setattr(feeds, "LEASE_S", 3.0)
+    monkeypatch.setattr(feeds, "LEASE_S", 1.0)
     inlet = FeedInlet(by_zmq, None, [store])
     feeder = Feeder(spec, by_zmq, "wait", may_stop=True)
     feeder.send(0, POINTS)
     heard(inlet, 1)
+    until(lambda: feeder._outlet.met)  # before it has heard of a listener it waits for one, and longer
     inlet._inlet._line.close()  # as if it were killed: it says no last word
     feeder.send(2, POINTS)
     feeder.send(4, POINTS)
-    assert "gave no sign of life for 3 s" in (feeder.fed().error or "")
+    assert "gave no sign of life for 1 s" in (feeder.fed().error or "")
     feeder.leave()
     assert keys(store) == []
 
