@@ -17,27 +17,31 @@ from tests.integration.conftest import ROOT, small_disk
 def refuse(tmp_path: Path, *flags: str, home: Path | None = None) -> str:
     """Return the sentence with which a command is refused."""
     before = snapshot(tmp_path)
-    ended = subprocess.run(
+    with subprocess.Popen(
         [sys.executable, str(ROOT / "run.py"), *flags],
         cwd=ROOT,
         env=os.environ | {"HOME": str(home or tmp_path)},
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=120,
-    )
-    assert ended.returncode == 2, ended.stderr
-    assert ended.stdout == ""
-    (sentence,) = ended.stderr.splitlines()
+    ) as process:
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 2, err
+    assert out == ""
+    (sentence,) = err.splitlines()
     assert sentence.startswith("wayfinder: ")
     assert snapshot(tmp_path) == before
+    # Others' tests may begin campaigns there meanwhile; a run directory is called after its process.
+    assert list((ROOT / "runs").glob(f"*-{process.pid}")) == []
     return sentence
 
 
 def snapshot(folder: Path) -> set[Path]:
-    """Everything in a folder, and in the project's runs; an empty directory for keys may stay in the home."""
-    found = {path for where in (folder, ROOT / "runs") for path in where.rglob("*")}
-    return {path for path in found if path.name not in (".wayfinder", ".cache") and ".cache" not in path.parts}
+    """Everything in a folder; an empty directory for keys may stay in the home."""
+    return {
+        path for path in folder.rglob("*") if path.name not in (".wayfinder", ".cache") and ".cache" not in path.parts
+    }
 
 
 def test_unknown_system(tmp_path: Path) -> None:
