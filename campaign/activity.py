@@ -18,10 +18,11 @@ def headline(run: Run) -> pd.Series:
 
     While it runs they are those of what has come back.
     """
-    segments, inferences = run.segments, run.inferences
+    segments, inferences, now = run.segments, run.inferences, status(run.path)
     return pd.Series(
         {
-            "status": status(run.path).status,
+            "status": now.status,
+            "reason": now.reason,
             "system": run.meta.get("system"),
             "policy": run.settings.get("policy"),
             "seed": run.settings.get("seed"),
@@ -29,6 +30,7 @@ def headline(run: Run) -> pd.Series:
             "simulated_ns": float(segments.simulated_ps.sum() / 1000),
             "frames": int(segments.n_frames.sum()),
             "failures": len(failures(run)),
+            "quarantined": now.quarantined_starts,
             "model_versions": int(run.losses.model_version.max()) if len(run.losses) else 0,
             "inferences": len(inferences),
             "steered_fraction": float(segments.steered.mean()) if len(segments) else 0.0,

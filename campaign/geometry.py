@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -13,6 +11,7 @@ import pandas as pd
 
 from campaign.archives import trajectory_path
 from campaign.trace import Run
+from campaign.trajectories import read_boxes
 from tasks.errors import BadInput
 from tasks.features import dihedrals_deg, rmsd_nm
 from tasks.periodic import make_whole
@@ -103,7 +102,7 @@ def table(run: Run, description: Description, segments: Iterable[int]) -> pd.Dat
     for segment_id in segments:
         try:
             frames = run.frames(segment_id)
-            boxes = _boxes(trajectory_path(run.path, segment_id)) if description.needs_boxes else None
+            boxes = read_boxes(trajectory_path(run.path, segment_id)) if description.needs_boxes else None
         except BadInput:
             continue
         parts.append(description.of(frames, boxes))
@@ -193,23 +192,6 @@ def _of_whole(
         return of(found if boxes is None or tree is None else make_whole(found, boxes, tree))
 
     return Description(kind, names, whole, needs_boxes=tree is not None)
-
-
-def _boxes(path: Path) -> np.ndarray:
-    """Return the box vectors of each frame (n_frames, 3, 3), in nm."""
-    if path.suffix == ".xtc":
-        from MDAnalysis.lib.formats.libmdaxdr import XTCFile
-
-        # Not its reader, which leaves a file of offsets beside it.
-        with XTCFile(str(path)) as file:
-            return np.stack([frame.box.copy() for frame in file])
-    from MDAnalysis.coordinates.DCD import DCDReader
-
-    with warnings.catch_warnings():
-        # Of steps that it copies, which is no matter here.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        with DCDReader(str(path)) as frames:
-            return np.stack([frame.triclinic_dimensions / 10.0 for frame in frames])
 
 
 def _on_circle(angles_deg: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -26,20 +27,15 @@ def trajectory_files(run: Path, segments: Collection[int]) -> dict[int, tuple[Pa
     return {number: (run / file, name) for number, (file, name) in places.items()}
 
 
-def each_trajectory(files: dict[int, tuple[Path, str | None]]) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield segments and their frames, those of one archive together; what cannot be read is left out.
+def each_trajectory(files: dict[int, tuple[Path, str | None]]) -> Iterator[tuple[int, Path]]:
+    """Yield segments and their trajectories as files that can be read, those of one archive together.
 
-    Yields
-    ------
-    int
-        Id of the segment.
-    ndarray of shape (n_frames, n_stored, 3), float32
-        In nm.
+    What is in a damaged archive is left out.
     """
     for number in sorted(files, key=lambda number: (str(files[number][0]), number)):
         file, name = files[number]
         try:
-            yield number, read_positions(file if name is None else unpacked(file) / name)
+            yield number, file if name is None else unpacked(file) / name
         except BadInput:
             continue
 
@@ -72,3 +68,20 @@ def read_positions(path: Path) -> np.ndarray:
             return np.asarray(file.readframes().xyz / 10.0, dtype=np.float32)
     except (OSError, ValueError, RuntimeError, EOFError) as error:
         raise BadInput(f"trajectory {path} cannot be read ({error}): restore it from a copy") from error
+
+
+def read_boxes(path: Path) -> np.ndarray:
+    """Return the box vectors of each frame (n_frames, 3, 3), in nm."""
+    if path.suffix == ".xtc":
+        from MDAnalysis.lib.formats.libmdaxdr import XTCFile
+
+        # Not its reader, which leaves a file of offsets beside it.
+        with XTCFile(str(path)) as file:
+            return np.stack([frame.box.copy() for frame in file])
+    from MDAnalysis.coordinates.DCD import DCDReader
+
+    with warnings.catch_warnings():
+        # Of steps that it copies, which is no matter here.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        with DCDReader(str(path)) as frames:
+            return np.stack([frame.triclinic_dimensions / 10.0 for frame in frames])

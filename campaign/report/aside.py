@@ -21,11 +21,11 @@ def report_aside(runs: Sequence[Path], interrupted: Callable[[], bool]) -> str |
     """Write ``report.html`` into run directories, and return what is to be said of it; None if it was interrupted."""
     command = [sys.executable, "-m", "campaign.report", *map(str, runs)]
     with subprocess.Popen(
-        command, cwd=_ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=_ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as child:
         for _ in range(round((_PATIENCE_S + _PATIENCE_EACH_S * len(runs)) / _LOOK_EVERY_S)):
             try:
-                told, _ = child.communicate(timeout=_LOOK_EVERY_S)
+                told, trouble = child.communicate(timeout=_LOOK_EVERY_S)
                 break
             except subprocess.TimeoutExpired:
                 if interrupted():
@@ -38,4 +38,7 @@ def report_aside(runs: Sequence[Path], interrupted: Callable[[], bool]) -> str |
             )
     if child.returncode == 0:
         return "report: " + ", ".join(str(run / REPORT) for run in runs)
-    return f"report: {told.strip().splitlines()[-1] if told.strip() else f'its process ended ({child.returncode})'}"
+    if interrupted():
+        return None  # the terminal told the child as well
+    lines = told.splitlines() or trouble.splitlines()[-1:] or [f"its process ended ({child.returncode})"]
+    return f"report: {'; '.join(lines)}"

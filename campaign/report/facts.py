@@ -37,38 +37,25 @@ class Failures:
 
 
 def headline(run: Run) -> Iterator[tuple[str, str]]:
-    """Yield what a campaign came to, as names and figures."""
-    told, segments = run.summary, run.segments
-    yield "system", str(told.get("system") or run.meta.get("system", ""))
-    yield "policy", str(told.get("policy") or run.settings.get("policy", ""))
-    yield "seed", str(told.get("seed", run.settings.get("seed", "")))
-    status = told.get("status") or run.meta.get("status", "running")
-    yield "status", f"{status}: {told['reason']}" if told.get("reason") else status
-    yield "segments", f"{told.get('segments', len(segments)):,}"
-    yield "simulated", f"{told.get('simulated_ns', segments.simulated_ps.sum() / 1000):.4g} ns"
-    yield "frames", f"{told.get('frames', int(segments.n_frames.sum())):,}"
+    """Yield what a campaign came to so far, as names and figures."""
+    now, told = activity.headline(run), run.summary
+    yield "system", str(now.system)
+    yield "policy", str(now.policy)
+    yield "seed", str(now.seed)
+    yield "status", now.status if now.reason is None else f"{now.status}: {now.reason}"
+    yield "segments", f"{now.segments:,}"
+    yield "simulated", f"{now.simulated_ns:.4g} ns"
+    yield "frames", f"{now.frames:,}"
     if told.get("wall_s"):
         yield "wall time", f"{told['wall_s']:.0f} s"
         yield "simulated a day", f"{told['simulated_ns'] / told['wall_s'] * 86_400:.3g} ns"
-    failed = sum((told.get("failures") or {}).values())
-    yield "failed attempts", f"{failed}, {told.get('quarantined', 0)} starts in quarantine"
-    yield (
-        "model versions",
-        f"{told.get('model_versions', 0)} in {told.get('inferences', len(run.inferences))} inferences",
-    )
-    yield (
-        "steered",
-        f"{told.get('steered_fraction', segments.steered.mean() if len(segments) else 0):.0%} of segments",
-    )
-    yield from _outcome(told)
-
-
-def _outcome(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    if coverage := told.get("coverage"):
-        cells = "cells of two principal components"
-        if coverage.get("cells_deg"):
-            cells = f"phi/psi cells of {coverage['cells_deg']} degrees"
-        yield "coverage", f"{coverage['value']:.0f} {cells}"
+    yield "failed attempts", f"{now.failures}, {now.quarantined} starts in quarantine"
+    yield "model versions", f"{now.model_versions} in {now.inferences} inferences"
+    yield "steered", f"{now.steered_fraction:.0%} of segments"
+    if now.coverage is not None:
+        metric = (told.get("coverage") or {}).get("cells_deg")
+        cells = "cells" if not told else f"phi/psi cells of {metric} degrees" if metric else "cells of two components"
+        yield "coverage", f"{now.coverage:.0f} {cells}"
     ensemble = told.get("weighted_ensemble")
     if ensemble and ensemble.get("rate_per_s") is not None:
         yield "rate", f"{ensemble['rate_per_s']:.3g} /s to {ensemble['target']}"

@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -104,8 +103,3 @@ def _environment() -> jinja2.Environment:
     return jinja2.Environment(
         loader=jinja2.FunctionLoader(_text), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-
-
-def as_rows(items: Sequence[Any]) -> list[dict[str, Any]]:
-    """Return dataclasses as the templates read them."""
-    return [asdict(item) for item in items]

@@ -71,7 +71,8 @@ class Panel:
 def timeline(tasks: pd.DataFrame) -> Panel:
     """Return what each worker did when."""
     title = "Workers over time"
-    ran = _that_ran(tasks)
+    ran = activity.ran(tasks)
+    ran = ran.assign(row=ran.site.astype(str) + " · " + ran.lane)
     if ran.empty:
         return Panel("timeline", title, "No task ran.")
     origin, workers = ran.started.min(), list(_workers(ran))
@@ -89,12 +90,6 @@ def timeline(tasks: pd.DataFrame) -> Panel:
         how += f" {left_out} more workers are left out."
     figure.update_layout(height=120 + 26 * len(workers), xaxis_title="time (s)", yaxis_autorange="reversed")
     return Panel("timeline", title, how, figure)
-
-
-def _that_ran(tasks: pd.DataFrame) -> pd.DataFrame:
-    ran = tasks[tasks.started.notna() & tasks.ended.notna()]
-    places = zip(ran.site, ran.executor, ran.worker, strict=True)
-    return ran.assign(row=[" · ".join(place) for place in places])
 
 
 def _workers(ran: pd.DataFrame) -> Iterator[str]:
@@ -247,7 +242,7 @@ def losses(run: Run) -> Panel:
     names = [name for name in found.columns if name not in ("model_version", "epoch", "n_frames")]
     for number, name in enumerate(names):
         figure.add_scatter(
-            x=epochs, y=found[name], name=name, mode="lines", line={"color": COLOURS[number]},
+            x=epochs, y=found[name], name=name, mode="lines", line={"color": COLOURS[number % len(COLOURS)]},
             customdata=found.model_version,
             hovertemplate="version %{customdata}: %{fullData.name} %{y:.4g}<extra></extra>",
         )  # fmt: skip
@@ -286,12 +281,16 @@ def latent_map(run: Run, sampled: Sampled) -> Panel:
 def conformations(run: Run, sampled: Sampled) -> Panel:
     """Return the torsions of sampled frames, or how far they are from the start."""
     frames = sampled.frames
-    if sampled.phi.shape[1]:
-        n = sampled.phi.shape[1]
+    if frames.empty or sampled.description is None:
+        return Panel("conformations", "Conformations", "No frame could be read.")
+    if sampled.description.kind == "phi-psi":
+        angles = sampled.values.reshape(len(frames), -1, 2)
+        n = angles.shape[1]
         step = max(1, len(frames) * n // _MOST_TORSIONS)
-        frames, phi, psi = frames[::step], sampled.phi[::step], sampled.psi[::step]
+        frames, angles = frames[::step], angles[::step]
         repeated = frames.loc[np.repeat(frames.index, n)].reset_index(drop=True)
-        figure = _scatter(phi.ravel(), psi.ravel(), repeated, ("phi (degrees)", "psi (degrees)"))
+        phi, psi = angles.reshape(-1, 2).T
+        figure = _scatter(phi, psi, repeated, ("phi (degrees)", "psi (degrees)"))
         ticks = {"range": [-180, 180], "tickvals": [-180, -90, 0, 90, 180]}
         figure.update_layout(xaxis=ticks, yaxis=ticks)
         said = f"Backbone torsions of {n} residue{'s' if n > 1 else ''} in {len(frames)} sampled frames."
@@ -299,12 +298,11 @@ def conformations(run: Run, sampled: Sampled) -> Panel:
             "conformations", "Ramachandran plot", f"{said} Steered frames are unweighted.", figure,
             shows_structures=True, colours=tuple(_colours(run, repeated)),
         )  # fmt: skip
-    if frames.empty or frames.value.isna().all():
-        return Panel("conformations", "Conformations", "No frame could be read.")
+    shown = sampled.description.names[0]
     ended = run.segments.simulated_ns.reindex(frames.segment_id).to_numpy()
-    figure = _scatter(ended, frames.value, frames, ("simulated time of the campaign (ns)", sampled.value_name))
+    figure = _scatter(ended, sampled.values[:, 0], frames, ("simulated time of the campaign (ns)", shown))
     said = f"{len(frames)} sampled frames; the system has no residue with phi and psi."
-    name = sampled.value_name.partition(" (")[0]
+    name = shown.partition(" (")[0]
     return Panel(
         "conformations", name[:1].upper() + name[1:], said, figure,
         shows_structures=True, colours=tuple(_colours(run, frames)),

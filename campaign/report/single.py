@@ -13,6 +13,7 @@ from campaign.report.lineage import Tree, tree_of
 from campaign.report.page import relative, write_page
 from campaign.report.structures import Sampled, sample
 from campaign.rundir import TOPOLOGY
+from campaign.status import status
 from campaign.trace import Run
 from campaign.trajectories import trajectory_files
 
@@ -96,8 +97,7 @@ def _topology(run: Run) -> str:
 
 
 def _lead(run: Run) -> str:
-    status = run.summary.get("status") or run.meta.get("status", "running")
-    return f"{run.summary.get('system') or run.meta.get('system', '')}, policy {run.settings.get('policy')}: {status}"
+    return f"{run.meta.get('system', '')}, policy {run.settings.get('policy')}: {status(run.path).status}"
 
 
 def _made(run: Run, tree: Tree, sampled: Sampled) -> str:

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from campaign import geometry
 from campaign.report import MOST_SEGMENTS, room
 from campaign.trace import Run
-from campaign.trajectories import each_trajectory, trajectory_files
+from campaign.trajectories import each_trajectory, read_boxes, read_positions, trajectory_files
 from tasks.errors import BadInput
-from tasks.features import dihedrals_deg, rmsd_nm
-from tasks.models import align, load_model
+from tasks.models import align
 from tasks.prepared import PreparedSystem
 from tasks.reference import ReferenceSet
 from tasks.selection import MIN_FEATURES
@@ -35,16 +35,15 @@ class Sampled:
     Attributes
     ----------
     frames
-        A row for each: ``segment_id``, ``frame``, ``x``, ``y`` (of its embedding; NaN without one), and ``value``,
-        what the second panel shows where there are no torsions.
+        A row for each: ``segment_id``, ``frame``, ``x``, ``y`` (of its embedding; NaN without one).
     axes
         What ``x`` and ``y`` are; empty where nothing was embedded.
     model_version
         Of the embedding; 0 for pretrained weights or principal components.
-    phi, psi : ndarray of shape (n_frames, n_residues), float64
-        Degrees; no columns where no residue has both.
-    value_name
-        What ``value`` is, with its unit.
+    description
+        What else they are described by; None where trajectories lack the atoms for that.
+    values : ndarray of shape (n_frames, n_columns), float64
+        These.
     coordinates
         For the page: frames of some segments, aligned to the start, as text.
     n_embedded
@@ -54,9 +53,8 @@ class Sampled:
     frames: pd.DataFrame
     axes: tuple[str, ...] = ()
     model_version: int = 0
-    phi: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
-    psi: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
-    value_name: str = ""
+    description: geometry.Description | None = None
+    values: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
     coordinates: tuple[dict[str, Any], ...] = ()
     n_embedded: int = 0
 
@@ -76,25 +74,30 @@ def sample(run: Run, extra: np.ndarray, rng: np.random.Generator) -> Sampled:
         system, reference = run.system, run.reference
     except BadInput:
         return Sampled(_no_frames())
+    try:
+        description = geometry.describe(run)
+    except BadInput:
+        description = None  # trajectories lack the atoms
     n_segments, n_frames = room(len(system.stored_indices))
     points, axes = _points(run, reference, rng)
     files = _reachable(run.path, points, extra, n_segments, rng)
-    points = points[points.segment_id.isin(files.keys())].reset_index(drop=True)
-    positions, shown = _read(files, points, system, max(1, n_frames * n_segments // max(1, len(files))))
-    points, stored = _those_read(points, positions)
+    spare = max(1, n_frames * n_segments // max(1, len(files)))
+    values, shown = _read(files, points, system, description, spare)
+    points = points[[key in values for key in zip(points.segment_id, points.frame, strict=True)]]
+    keys = zip(points.segment_id, points.frame, strict=True)
     return Sampled(
-        points.assign(value=_value(stored, system)),
+        points.reset_index(drop=True),
         axes,
         0 if reference is None else reference.model_version,
-        *_torsions(stored, system),
-        value_name=_value_name(system),
+        description,
+        np.array([values[key] for key in keys]),
         coordinates=shown,
         n_embedded=0 if reference is None or not axes else len(reference.sample),
     )
 
 
 def _no_frames() -> pd.DataFrame:
-    columns = {"segment_id": "int64", "frame": "int64", "x": float, "y": float, "value": float}
+    columns = {"segment_id": "int64", "frame": "int64", "x": float, "y": float}
     return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in columns.items()})
 
 
@@ -114,26 +117,14 @@ def _points(
 
 
 def _plane(reference: ReferenceSet) -> tuple[np.ndarray, tuple[str, ...]]:
-    latent = reference.sample.latent
-    if latent.shape[1] == 0:
-        if not len(reference.pca):
-            return np.full((len(reference.sample), 2), np.nan), ()
-        latent = load_model(reference.pca.tobytes()).embed(reference.sample.points)
-        names = "first", "second"
-        axes = tuple(f"{name} component of the structure" for name in names)
-        return _two_columns(latent), axes
-    if latent.shape[1] <= 2:
-        return _two_columns(latent), ("first dimension of the embedding", "second dimension of the embedding")
-    centred = latent - latent.mean(axis=0)
-    _, _, components = np.linalg.svd(centred, full_matrices=False)
-    axes = tuple(f"{name} component of the embedding" for name in ("first", "second"))
-    return centred @ components[:2].T, axes
-
-
-def _two_columns(latent: np.ndarray) -> np.ndarray:
-    plane = np.zeros((len(latent), 2))
-    plane[:, : min(2, latent.shape[1])] = latent[:, :2]
-    return plane
+    """Return the embedding in two dimensions, and what these are; where nothing embeds, there are none."""
+    if not reference.sample.latent.shape[1] and not len(reference.pca):
+        return np.full((len(reference.sample), 2), np.nan), ()
+    latent = geometry.latent(reference)
+    of = "embedding" if reference.sample.latent.shape[1] else "structure"
+    if latent.shape[1] == 2:
+        return latent, tuple(f"{name} dimension of the {of}" for name in ("first", "second"))
+    return geometry.plane(latent)[0], tuple(f"{name} component of the {of}" for name in ("first", "second"))
 
 
 def _reachable(
@@ -151,18 +142,29 @@ def _reachable(
 
 
 def _read(
-    files: dict[int, tuple[Path, str | None]], points: pd.DataFrame, system: PreparedSystem, n_frames: int
+    files: dict[int, tuple[Path, str | None]],
+    points: pd.DataFrame,
+    system: PreparedSystem,
+    description: geometry.Description | None,
+    n_frames: int,
 ) -> tuple[dict[tuple[int, int], np.ndarray], tuple[dict[str, Any], ...]]:
-    """Return the frames of the points by segment and frame, and what the page shows of each trajectory."""
+    """Return what frames are described by, by segment and frame, and what the page shows of each file."""
     start = system.positions[system.stored_indices].astype(np.float32)
     asked = points.groupby("segment_id").frame.agg(list).to_dict()
     found: dict[tuple[int, int], np.ndarray] = {}
     shown = []
-    for segment, frames in each_trajectory(files):
+    for segment, path in each_trajectory(files):
+        try:
+            frames = read_positions(path)
+            boxes = read_boxes(path) if description is not None and description.needs_boxes else None
+        except BadInput:
+            continue  # it may be on its way to its place
         if frames.shape[1:] != start.shape or not len(frames):
             continue
         of_points = [frame for frame in asked.get(segment, ()) if frame < len(frames)]
-        found.update({(segment, frame): frames[frame] for frame in of_points})
+        if description is not None and of_points:
+            values = description.of(frames[of_points], None if boxes is None else boxes[of_points])
+            found.update({(segment, frame): row for frame, row in zip(of_points, values, strict=True)})
         evenly = np.linspace(0, len(frames) - 1, min(n_frames, len(frames))).round().astype(int)
         kept = np.unique([*evenly, *of_points, len(frames) - 1]).astype(int)
         shown.append({"s": segment, "f": kept.tolist(), "x": _packed(_laid(frames[kept], start))})
@@ -179,40 +181,3 @@ def _laid(frames: np.ndarray, start: np.ndarray) -> np.ndarray:
 def _packed(frames: np.ndarray) -> str:
     whole = np.round(np.clip(frames, -_FARTHEST_NM, _FARTHEST_NM) * _PER_NM).astype("<i2")
     return base64.b64encode(whole.tobytes()).decode()
-
-
-def _those_read(
-    points: pd.DataFrame, positions: dict[tuple[int, int], np.ndarray]
-) -> tuple[pd.DataFrame, np.ndarray]:
-    keys = list(zip(points.segment_id, points.frame, strict=True))
-    there = [key in positions for key in keys]
-    frames = [positions[key] for key in keys if key in positions]
-    return points[there].reset_index(drop=True), np.array(frames, dtype=np.float32)
-
-
-def _within(indices: np.ndarray, system: PreparedSystem) -> np.ndarray:
-    """Return atoms by their numbers in trajectories; rows of which one is not kept are left out."""
-    place = {int(atom): row for row, atom in enumerate(system.stored_indices)}
-    rows = indices if indices.ndim == 2 else indices[:, None]
-    return np.array([[place[int(a)] for a in row] for row in rows if all(int(a) in place for a in row)], np.int64)
-
-
-def _torsions(frames: np.ndarray, system: PreparedSystem) -> tuple[np.ndarray, np.ndarray]:
-    phi, psi = _within(system.phi_indices, system), _within(system.psi_indices, system)
-    if not len(frames) or not len(phi) or len(phi) != len(psi):
-        return np.empty((len(frames), 0)), np.empty((len(frames), 0))
-    return dihedrals_deg(frames, phi), dihedrals_deg(frames, psi)
-
-
-def _value(frames: np.ndarray, system: PreparedSystem) -> np.ndarray:
-    """Return how far each frame is from the start, or where it is where there is no shape."""
-    seen = _within(system.feature_indices, system).ravel()
-    if not len(frames) or not len(seen):
-        return np.full(len(frames), np.nan)
-    if len(seen) < MIN_FEATURES:
-        return np.asarray(frames[:, seen[0], 0], dtype=np.float64)
-    return rmsd_nm(frames[:, seen], system.positions[system.stored_indices][seen])
-
-
-def _value_name(system: PreparedSystem) -> str:
-    return "x (nm)" if len(system.feature_indices) < MIN_FEATURES else "RMSD to the start (nm)"

@@ -292,6 +292,7 @@ def test_structures_come_out_of_archives(campaign: Callable[..., Campaign], tmp_
 def test_methods_say_what_was_run(short_run: Campaign) -> None:
     from campaign.report.facts import methods
     from campaign.trace import Run
+    from tasks.inputs import HYDROGEN_MASS_AMU
 
     told = methods(Run(short_run.run_dir))
     for words in (
@@ -302,6 +303,7 @@ def test_methods_say_what_was_run(short_run: Campaign) -> None:
         "300.0 K",
         "seed 11",
         "8 dimensions",
+        f"hydrogens of {HYDROGEN_MASS_AMU:g} amu",
     ):
         assert words in told.paragraph
     assert {"OpenMM", "ff14SB", "Colmena", "adversarial autoencoder"} <= {each.what for each in told.cited}

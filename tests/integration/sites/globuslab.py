@@ -18,6 +18,8 @@ from pathlib import Path
 
 import psutil
 
+from campaign.guardian import Guardian
+from campaign.processes import RUN_VARIABLE, new_run_id
 from tests.integration.conftest import ROOT
 from tests.integration.sites.conftest import free_ports, until
 
@@ -132,17 +134,21 @@ def globus_compute(folder: Path, world: World = LOOPBACK) -> Iterator[GlobusComp
     }
     (folder / "sdk").mkdir()
     ours = {**environment, "GLOBUS_COMPUTE_USER_DIR": str(folder / "sdk")}
-    broker = {**os.environ, **_rabbit_environment(folder, world.address, amqp_port, dist_port, epmd_port)}
+    lab_id = new_run_id()
+    owned = {**os.environ, RUN_VARIABLE: lab_id}
+    broker = owned | _rabbit_environment(folder, world.address, amqp_port, dist_port, epmd_port)
 
     def start(name: str, words: list[str], env: dict[str, str] | None = None) -> None:
         with (folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
-                words, env={**os.environ, **(env or {})}, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                words, env=owned | (env or {}), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 cwd=folder, start_new_session=True,
             )  # fmt: skip
         stack.callback(_end, process)
 
     with ExitStack() as stack:
+        # Tests that are killed leave nothing behind, though most of this runs as daemons, which know no parent.
+        stack.callback(Guardian(lab_id, folder / "none").dismiss)
         # Erlang's register of nodes is a daemon; this one is of this lab, by its port.
         words = world.at_service("epmd", "-kill")
         stack.callback(subprocess.run, words, env=broker, stdout=subprocess.DEVNULL, timeout=30, check=False)
