@@ -135,7 +135,8 @@ def globus_compute(folder: Path, world: World = LOOPBACK) -> Iterator[GlobusComp
     (folder / "sdk").mkdir()
     ours = {**environment, "GLOBUS_COMPUTE_USER_DIR": str(folder / "sdk")}
     lab_id = new_run_id()
-    owned = {**os.environ, RUN_VARIABLE: lab_id}
+    # An endpoint writes its title over its environment, unless told not to.
+    owned = {**os.environ, RUN_VARIABLE: lab_id, "SPT_NOENV": "1"}
     broker = owned | _rabbit_environment(folder, world.address, amqp_port, dist_port, epmd_port)
 
     def start(name: str, words: list[str], env: dict[str, str] | None = None) -> None:
