@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agents.simulate import ITS_FILE, Arrived
-from agents.state import CandidateSet, Counts, Learnt
+from agents.state import CandidateSet, Learnt
 from campaign.wire import decode
 from tasks.messages import Coverage, EmbedSpec, MoveSpec, Ref, SegmentSpec, Topic
 
@@ -43,7 +43,7 @@ def remember(steering: Steering) -> None:
         "fed": counts.fed,
         "n_sent": counts.n_sent,
         "compute_s": [[site, topic, seconds] for (site, topic), seconds in counts.compute_s.items()],
-        "span_s": counts.span_before_s + _span(counts),
+        "span_s": counts.span_s,
         "coverage": state.coverage,
         "reference_files": list(state.reference_files),
         "next_to_apply": steering.simulate.next_to_apply,
@@ -53,12 +53,6 @@ def remember(steering: Steering) -> None:
         "until": None if state.until is None else {"reason": state.until, "ends": state.settings.ends},
     }
     state.ledger.keep("state", told | steering.simulate.walkers.told())
-
-
-def _span(counts: Counts) -> float:
-    return (
-        0.0 if counts.first_started is None or counts.last_ended is None else counts.last_ended - counts.first_started
-    )
 
 
 class Recollection:

@@ -309,6 +309,13 @@ class Counts:
     n_decisions: int = 0
     n_sent: Counter[Topic] = field(default_factory=Counter)
 
+    @property
+    def span_s(self) -> float:
+        """Time from first segment to last, without that between processes."""
+        if self.first_started is None or self.last_ended is None:
+            return self.span_before_s
+        return self.span_before_s + self.last_ended - self.first_started
+
 
 class CampaignState:
     """Everything the agents share.

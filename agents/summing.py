@@ -97,9 +97,7 @@ def summarise(
 
 def _utilisation(state: CampaignState) -> dict[str, dict[str, float]]:
     counts = state.counts
-    here_s = (counts.last_ended or 0.0) - (counts.first_started or 0.0)
-    span = counts.span_before_s + here_s
-    if here_s < 0 or span <= 0:
+    if counts.span_s <= 0:
         return {}
     by_site: dict[str, dict[str, float]] = defaultdict(dict)
     for (site, topic), seconds in counts.compute_s.items():
@@ -107,7 +105,7 @@ def _utilisation(state: CampaignState) -> dict[str, dict[str, float]]:
         if topic not in state.destinations:
             continue
         slots = {place.site: place.slots for place in _places(state, topic)}
-        by_site[site][topic] = seconds / (slots.get(site, state.destinations[topic].slots) * span)
+        by_site[site][topic] = seconds / (slots.get(site, state.destinations[topic].slots) * counts.span_s)
     return dict(by_site)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import shutil
 import tarfile
@@ -9,7 +10,7 @@ import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from campaign.ledger import ON_SCRATCH, Ledger, read_ledger
@@ -117,7 +118,7 @@ def trajectory_path(run: Path, segment_id: int) -> Path:
     return run / file if name is None else unpacked(run / file) / name
 
 
-@lru_cache(maxsize=16)
+@cache
 def unpacked(archive: Path) -> Path:
     """Return a folder with what is in an archive, kept until this process ends.
 
@@ -142,11 +143,17 @@ def unpack_archive(archive: Path, folder: Path) -> None:
     try:
         with tarfile.open(archive) as packed:
             packed.extractall(folder, filter="data")
-    except (OSError, tarfile.TarError, EOFError, zlib.error) as error:
+    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise BadInput(f"archive {archive} is damaged ({error}): restore it from a copy") from error
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise BadInput(
+            f"archive {archive} cannot be unpacked to {folder} ({error}): restore it, or set TMPDIR to a place with "
+            "room"
+        ) from error
 
 
-@lru_cache(maxsize=1)
+@cache
 def _scrap() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="wayfinder-trajectories-")

@@ -57,7 +57,8 @@ _EXPORTS = {
     "west_cfg": "a west.cfg, for WESTPA's tools to read the run's west.h5 (which holds pickles: of a run you trust)",
     "perfetto": "a trace of workers, tasks and what led to what, for ui.perfetto.dev or chrome://tracing (JSON)",
     "parquet": "tables of segments, tasks, inferences, losses, attempts and walkers, for pandas and others",
-    "trajectory": "all trajectories joined into one (.dcd, .xtc, ...), with FILE.csv that says which frame is whose",
+    "trajectory": "all trajectories joined into one (.dcd, .xtc, ...), with FILE.csv that says which frame is whose, "
+    "and the atoms in a .pdb",
     "tensorboard": "losses, figures and embeddings (with the projector), for `tensorboard --logdir DIR`",
     "mlflow": "settings, figures, losses and models as a run of MLflow's, at a server or in a folder",
 }
@@ -134,6 +135,9 @@ def export_of(given: Mapping[str, Any]) -> Export:
     BadInput
         Where nothing is, or the flags cannot be used.
     """
+    for name in _METAVARS:
+        if given.get(name) == "":
+            raise BadInput(f"{flag(name)} '' names nothing: give {TAKEN.get(flag(name), 'a path')}")
     asked = [name for name in _EXPORTS if given.get(name)]
     if not asked:
         raise BadInput(f"export is not told what to write: give {', '.join(map(flag, _EXPORTS))}")

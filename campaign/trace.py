@@ -120,11 +120,8 @@ class Run:
                 worker_of(line),
                 *map(line["timestamp"].get, ("created", "compute_started", "compute_ended", "result_received")),
             )
-            for line in self.lines("simulate")
-            if line["success"]
+            for line in self.counted("simulate")
             for info in (line["task_info"],)
-            # Of a segment that was tried elsewhere as well, the slower attempt may bring a result too.
-            if self._outcomes.get((info["segment_id"], info["attempt"])) in (None, "success")
         ]
         columns = [*_SEGMENT, "store", "worker", "sent", "started", "ended", "received"]
         found = pd.DataFrame(rows, columns=columns).drop_duplicates("segment_id", keep="last")
@@ -195,9 +192,9 @@ class Run:
         ========================  =====================================================================
         """
         lengths, looked, length, rows = self.segments.simulated_ps.to_dict(), 0, 0.0, []
-        for line in self.lines("infer"):
+        for line in self.counted("infer"):
             info = line["task_info"]
-            if not line["success"] or "coverage" not in info:
+            if "coverage" not in info:
                 continue
             new = info.get("segment_ids", ())
             looked += len(new)
@@ -227,8 +224,7 @@ class Run:
         """
         rows = [
             (segment_id, info["model_version"], novelty, info["reference_number"])
-            for line in self.lines("infer")
-            if line["success"]
+            for line in self.counted("infer")
             for info in (line["task_info"],)
             for segment_id, novelty in zip(info.get("segment_ids", ()), info.get("novelty") or (), strict=False)
         ]
@@ -244,9 +240,9 @@ class Run:
         autoencoder has ``reconstruction``, ``critic`` and ``adversarial``, means over the epoch's batches.
         """
         parts = []
-        for line in self.lines("train"):
+        for line in self.counted("train"):
             info = line["task_info"]
-            if line["success"] and info.get("losses"):
+            if info.get("losses"):
                 part = pd.DataFrame(info["losses"])
                 part.insert(0, "n_frames", info["n_frames"])
                 part.insert(0, "epoch", np.arange(1, len(part) + 1))
@@ -371,7 +367,12 @@ class Run:
                 told = "SELECT count(*) FROM sqlite_master WHERE name = ?"
                 if not db.execute(told, (missing,)).fetchone()[0]:
                     return pd.DataFrame()
-            return pd.read_sql_query(sql, db)
+            try:
+                return pd.read_sql_query(sql, db)
+            except pd.errors.DatabaseError as error:
+                raise BadInput(
+                    f"ledger {self.path / LEDGER} cannot be read ({error.__cause__ or error}): restore it from a copy"
+                ) from error
 
     def lines(self, topic: str) -> Iterator[dict[str, Any]]:
         """Yield the lines of a topic's trace as they are, Colmena's `Result` without inputs and value.
@@ -392,6 +393,17 @@ class Run:
                     if not line.endswith(b"\n"):
                         return  # half written
                     raise BadInput(f"{path}, line {number}, is no JSON ({error}): restore it from a copy") from error
+
+    def counted(self, topic: str) -> Iterator[dict[str, Any]]:
+        """Yield the lines of results that counted.
+
+        Of a task that was tried elsewhere as well, or given up, the slower attempt may bring a result too.
+        """
+        for line in self.lines(topic):
+            info = line["task_info"]
+            tried = info.get("task_id", info.get("segment_id")), info.get("attempt")
+            if line["success"] and self._outcomes.get(tried) in (None, "success"):
+                yield line
 
     @cached_property
     def _outcomes(self) -> dict[tuple[int, int], str | None]:

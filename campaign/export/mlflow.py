@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from campaign.export import SERIES
 from campaign.export.places import folder
 from campaign.flags import shown
 from campaign.rundir import PARAMS, SUMMARY
@@ -27,8 +28,6 @@ _EXPERIMENT = "wayfinder"
 
 # How a run ended, in MLflow's words; what still runs has none.
 _STATUSES = {"complete": "FINISHED", "failed": "FAILED"}
-
-_SERIES = ("coverage", "novelty", "simulated_ns", "segments", "n_reference", "smallest_rmsd_nm")
 
 # What a server takes: metrics and parameters at once, and characters of a value.
 _METRICS, _PARAMS, _LONGEST = 1000, 100, 500
@@ -84,7 +83,7 @@ def log_run(run: Run, uri: str) -> str:
         try:
             client = MlflowClient(tracking_uri=uri if place is None else place.as_uri())
             return _log(run, client, figures, uri)
-        except MlflowException as error:
+        except (MlflowException, OSError) as error:
             named, reason = shown(_public(uri, uri)), _reason(error, uri)
             raise BadInput(
                 f"{_OPTION} {named} cannot be used ({reason}): give the URI of a server that answers, or a folder"
@@ -93,7 +92,10 @@ def log_run(run: Run, uri: str) -> str:
 
 def _folder(uri: str) -> Path | None:
     """Return the folder that a URI names; None where it is a server's."""
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise BadInput(f"{_OPTION} names no URI ({error}): give that of a server, or a folder") from None
     if parts.scheme == "file":
         return Path(unquote(parts.path)).absolute()
     return Path(uri).absolute() if not parts.scheme else None
@@ -126,7 +128,7 @@ def _log(run: Run, client: MlflowClient, figures: list[_Figure], uri: str) -> st
         for first in range(0, len(figures), _METRICS):
             client.log_batch(made, metrics=[Metric(*each) for each in figures[first : first + _METRICS]])
         for path in _artifacts(run):
-            client.log_artifact(made, str(path), "models" if path.suffix == ".pt" else None)
+            client.log_artifact(made, str(path), "models" if path.parent.name == "models" else None)
         if tags["status"] != "running":
             client.set_terminated(made, _STATUSES.get(tags["status"], "KILLED"), ended)
     except BaseException:
@@ -163,15 +165,17 @@ def _ms(seconds: float) -> int:
 def _figures(run: Run) -> Iterator[_Figure]:
     """Yield what the run knows: by inference, by epoch of all trainings, by iteration, and at the end."""
     for row in run.inferences.reset_index().itertuples():
-        for name in _SERIES:
+        for name in SERIES:
             if (value := float(getattr(row, name))) == value:
                 yield _Figure(name, value, _ms(row.received), row.reference_number)
-    received = run.tasks[(run.tasks.topic == "train") & run.tasks.success].received
+    received = [
+        line["timestamp"]["result_received"] for line in run.counted("train") if line["task_info"].get("losses")
+    ]
     names = run.losses.columns.drop(["model_version", "epoch", "n_frames"])
     # A training has as many rows as epochs, and nobody noted when each of these ended.
     trainings = (run.losses.epoch == 1).cumsum() - 1
     for step, (row, training) in enumerate(zip(run.losses.to_dict("records"), trainings, strict=True), 1):
-        at = _ms(received.iloc[training])
+        at = _ms(received[training])
         yield _Figure("model_version", float(row["model_version"]), at, step)
         yield from (_Figure(f"loss/{name}", float(row[name]), at, step) for name in names)
     for row in run.iterations.itertuples():
@@ -193,4 +197,4 @@ def _numbers(told: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, f
 
 def _artifacts(run: Run) -> Iterator[Path]:
     named = (run.path / name for name in (SUMMARY, PARAMS, "report.html"))
-    yield from (path for path in chain(sorted(run.path.glob("models/*.pt")), named) if path.is_file())
+    yield from (path for path in chain(sorted(run.path.glob("models/model-*")), named) if path.is_file())

@@ -11,8 +11,8 @@ Times on a worker are of its clock, all others of the submit host's.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -58,7 +58,7 @@ def write_perfetto(run: Run, place: Path) -> str:
     BadInput
         When the place cannot be written, or what the run left is damaged.
     """
-    refuse_own(run.path, _OPTION, place)
+    refuse_own(_OPTION, place)
     zero = _first(run)
     with written_whole(place, _OPTION) as part, part.open("w", buffering=1 << 20) as file:
         about = {"run": run.name, "system": str(run.settings.get("system")), "zero_unix_s": f"{zero:.6f}"}
@@ -104,11 +104,10 @@ class _Lane(NamedTuple):
     rank: str = ""
     pool: str = ""
 
-    def name(self, among: Iterable[_Lane]) -> str:
-        """Return what it is called, so that it differs from the others'."""
+    def name(self, namesakes: int) -> str:
+        """Return what it is called, so that it differs from others of one name."""
         if not self.host:
             return "ran nowhere"
-        namesakes = sum(each[:4] == self[:4] for each in among)
         pool = f" ({self.pool})" if namesakes > 1 else ""
         return f"{self.executor} {self.host}/{self.rank}{pool}"
 
@@ -184,7 +183,7 @@ class _Writer:
         self._running[topic].add(start, end)
         self._busy[lane].add(start, end)
         self._remember(lane, end, info.get("worker_rss_bytes"))
-        if line["success"]:
+        if line["success"] and (known is None or known[4] in (None, "success")):
             self._lead(topic, info, times, found)
 
     def _remember(self, lane: _Lane, end: int, n_bytes: int | None) -> None:
@@ -309,8 +308,9 @@ class _Writer:
         self._name(_CAMPAIGN, _CAMPAIGN, "thread", "Thinker", 0)
         for order, (site, pid) in enumerate(sorted(self._sites.items()), 1):
             self._name(pid, pid, "process", f"site {site}", order)
+        namesakes = Counter(lane[:4] for lane in self._lanes)
         for order, (lane, tid) in enumerate(sorted(self._lanes.items()), 1):
-            self._name(self._sites[lane.site], tid, "thread", lane.name(self._lanes), order)
+            self._name(self._sites[lane.site], tid, "thread", lane.name(namesakes[lane[:4]]), order)
 
     def _name(self, pid: int, tid: int, what: str, name: str, order: int) -> None:
         for kind, args in ((f"{what}_name", {"name": name}), (f"{what}_sort_index", {"sort_index": order})):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
 
 from campaign.rundir import (
@@ -13,12 +14,19 @@ from campaign.rundir import (
     SUMMARY,
     SYSTEM,
     TOPOLOGY,
-    RunDirectory,
     missing_directories,
     remove_made,
 )
 from campaign.trace_files import FILES
 from tasks.errors import BadInput
+
+# Files and folders that a campaign goes on with, or that tell of it.
+_OWN = frozenset(
+    {
+        *(LEDGER, PARAMS, SUMMARY, SYSTEM, TOPOLOGY, "host_info.json", "runtime.log", ".lock", *FILES.values()),
+        *("trajectories", "models", "logs", "archives", "parked", "redis", "equilibrated", "proxystore"),
+    }
+)
 
 
 @contextmanager
@@ -57,6 +65,7 @@ def folder(place: Path, option: str) -> Iterator[None]:
     BadInput
         Where it cannot be made, or written into.
     """
+    refuse_own(option, place)
     try:
         missing = missing_directories(place)
         place.mkdir(parents=True, exist_ok=True)
@@ -72,20 +81,17 @@ def folder(place: Path, option: str) -> Iterator[None]:
         raise
 
 
-def refuse_own(run: Path, option: str, *places: Path) -> None:
-    """Refuse places of files by which the campaign lives.
+def refuse_own(option: str, *places: Path) -> None:
+    """Refuse places of files by which a campaign lives: this one, or another.
 
     Raises
     ------
     BadInput
         Naming the first.
     """
-    at = RunDirectory(run.resolve())
-    own = {LEDGER, PARAMS, SUMMARY, SYSTEM, TOPOLOGY, "host_info.json", at.log.name, *FILES.values()}
-    folders = {"trajectories", "models", "logs", "archives", at.parked.name, at.redis.name, at.equilibrated.name}
     for place in places:
-        if not place.resolve().is_relative_to(at.path):
-            continue
-        first = place.resolve().relative_to(at.path).parts[:1]
-        if not first or first[0] in own | folders:
-            raise BadInput(f"{option} {place} is the campaign's own: name another place")
+        at = place.resolve()
+        for run in (each for each in (at, *at.parents) if (each / LEDGER).is_file()):
+            first = at.relative_to(run).parts[:1]
+            if not first or first[0] in _OWN or fnmatch(first[0], "west*.h5"):
+                raise BadInput(f"{option} {place} is a campaign's own: name another place")

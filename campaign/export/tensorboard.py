@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import zipfile
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from campaign.export import SERIES
 from campaign.export.places import folder
 from campaign.trace import Run
 from tasks.errors import BadInput
-from tasks.files import sha256
 from tasks.reference import ReferenceSet
 
 _OPTION = "--tensorboard"
@@ -27,8 +24,6 @@ _OPTION = "--tensorboard"
 _OURS = ".wayfinder"
 
 _EMBEDDING = "reference_set"
-
-_FIGURES = ("coverage", "novelty", "simulated_ns", "segments", "n_reference", "smallest_rmsd_nm")
 
 
 def write_tensorboard(run: Run, place: Path) -> str:
@@ -48,11 +43,13 @@ def write_tensorboard(run: Run, place: Path) -> str:
         ) from error
     # Before anything is written.
     inferences, iterations, losses, received = run.inferences, run.iterations, run.losses, _received(run)
-    reference = _newest_reference(run)
+    reference = run.reference
+    if reference is not None and not reference.sample.latent.size:
+        reference = None
     with folder(place, _OPTION), tempfile.TemporaryDirectory(prefix=".wayfinder-", dir=place) as made:
         with SummaryWriter(made, filename_suffix=_OURS) as writer:
             for row in inferences.reset_index().itertuples():
-                for name in _FIGURES:
+                for name in SERIES:
                     _add(writer, f"campaign/{name}", getattr(row, name), row.reference_number, row.received)
             for row in iterations.itertuples():
                 name = f"ensemble-{row.replica}/flux_per_ps"
@@ -76,7 +73,7 @@ def write_tensorboard(run: Run, place: Path) -> str:
 
 def _received(run: Run) -> dict[int, float]:
     """Return when the Thinker had each model version (UNIX s); nobody noted when epochs ended."""
-    lines = (line for line in run.lines("train") if line["success"])
+    lines = run.counted("train")
     return {line["task_info"]["model_version"]: line["timestamp"]["result_received"] for line in lines}
 
 
@@ -85,31 +82,9 @@ def _add(writer: Any, name: str, value: float, step: int, wall_time: float) -> N
         writer.add_scalar(name, value, step, walltime=wall_time)
 
 
-def _newest_reference(run: Run) -> ReferenceSet | None:
-    """Return the newest reference set of which the run has a whole file; None without one, or without embeddings."""
-    rows = run.query("SELECT path, sha256 FROM artifact WHERE kind = 'reference' ORDER BY id DESC LIMIT 2")
-    for row in rows.itertuples():
-        try:
-            data = (run.path / row.path).read_bytes()
-        except OSError:  # a campaign that runs keeps the newest only
-            continue
-        if sha256(data) == row.sha256:
-            return _read_reference(run.path / row.path)
-    return None
-
-
-def _read_reference(path: Path) -> ReferenceSet | None:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            found = ReferenceSet.from_arrays(dict(arrays))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise BadInput(f"{path} cannot be read ({error}): restore it from a copy") from error
-    return found if found.sample.latent.size else None
-
-
 def _embed(writer: Any, run: Run, reference: ReferenceSet) -> None:
     """Add embeddings for TensorBoard's projector, each with what is known of its frame."""
-    novelty = dict(_novelty(run))
+    novelty = run.looks.novelty.dropna().to_dict()
     writer.add_embedding(
         reference.sample.latent,
         metadata=[
@@ -122,21 +97,15 @@ def _embed(writer: Any, run: Run, reference: ReferenceSet) -> None:
     )
 
 
-def _novelty(run: Run) -> Iterator[tuple[int, float]]:
-    """Yield segments with how new they were when they were looked at."""
-    for line in run.lines("infer"):
-        info = line["task_info"]
-        if line["success"]:
-            pairs = zip(info.get("segment_ids", ()), info.get("novelty") or (), strict=False)
-            yield from ((segment, value) for segment, value in pairs if value is not None)
-
-
 def _replace(made: Path, place: Path) -> None:
     """Move what was made to its place, and remove what an earlier export left there."""
     for old in (*place.glob(f"events.*{_OURS}"), *place.glob(f"model-*/events.*{_OURS}")):
         old.unlink()
     for old in place.glob(f"[0-9]*/{_EMBEDDING}"):
-        shutil.rmtree(old.parent)
+        shutil.rmtree(old)
+        with suppress(OSError):  # others' embeddings are there
+            old.parent.rmdir()
+        (place / "projector_config.pbtxt").unlink(missing_ok=True)
     for path in sorted(made.rglob("*")):
         target = place / path.relative_to(made)
         if path.is_dir():

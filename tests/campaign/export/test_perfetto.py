@@ -179,7 +179,7 @@ def test_a_place_that_cannot_be_written_is_refused(eventful, tmp_path):
 
 @pytest.mark.parametrize("name", ["ledger.sqlite", "params.json", "trajectories/x.json", "simulation-results.jsonl"])
 def test_what_the_campaign_lives_by_is_not_written_over(eventful, name):
-    with pytest.raises(BadInput, match="is the campaign's own"):
+    with pytest.raises(BadInput, match="is a campaign's own"):
         write_perfetto(Run(eventful), eventful / name)
 
 

@@ -91,9 +91,24 @@ def test_another_export_takes_the_place_of_the_last_and_of_nothing_else(remember
     assert not list(out.glob(".wayfinder*"))
 
 
-def test_a_damaged_reference_set_is_not_shown(remembering, tmp_path):
+def test_a_damaged_reference_set_is_refused(remembering, tmp_path):
     (remembering / "models" / "reference-000002.npz").write_bytes(b"torn")
-    assert "no embeddings" in write_tensorboard(Run(remembering), tmp_path / "out")
+    with pytest.raises(BadInput, match="reference-000002.npz cannot be read"):
+        write_tensorboard(Run(remembering), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_export_leaves_others_embeddings_alone(remembering, tmp_path):
+    place = tmp_path / "out"
+    write_tensorboard(Run(remembering), place)
+    (folder,) = {path.parent.parent for path in place.glob("*/reference_set/*")}
+    (folder / "mine").mkdir()
+    for path in (remembering / "models").glob("reference-*"):
+        path.unlink()
+    write_tensorboard(Run(remembering), place)
+    assert (folder / "mine").is_dir()
+    assert not (folder / "reference_set").exists()
+    assert not (place / "projector_config.pbtxt").exists()
 
 
 def test_an_empty_run_has_no_figures(told, tmp_path):

@@ -222,4 +222,4 @@ def test_a_selection_that_cannot_be_used_is_refused(run, tmp_path, select, match
 
 def test_the_runs_topology_is_not_written_over(run):
     made = run(0)
-    refused(made, made.path / "topology.dcd", "topology.pdb is the campaign's own")
+    refused(made, made.path / "topology.dcd", "topology.pdb is a campaign's own")
