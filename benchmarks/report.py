@@ -29,6 +29,8 @@ _QUICK_SIZES = (100, 1_000, 10_000)
 _WANTED_AT = 10_000
 _WANTED_S, _WANTED_MB = Wanted(at_most=10.0), Wanted(at_most=30.0)
 
+_PATIENCE_S = 600.0
+
 _CAMPAIGN = (
     "--max-segments",
     "120",
@@ -89,7 +91,12 @@ def measure(session: Session) -> Figures:
 def _report(path: Path) -> _Cost:
     began = time.perf_counter()
     made = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, str(path)], cwd=ROOT, check=False, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", _PROGRAM, str(path)],
+        cwd=ROOT,
+        check=False,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=_PATIENCE_S,
     )
     seconds = time.perf_counter() - began
     if made.returncode != 0:

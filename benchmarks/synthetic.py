@@ -65,7 +65,9 @@ def _segments(real: list[dict[str, Any]], n: int, rng: np.random.Generator) -> I
         line = real[segment % len(real)]
         parent = None if segment < 4 else int(rng.integers(max(0, segment - 500), segment))
         frame = None if parent is None else int(rng.integers(line["task_info"]["n_frames"]))
-        info = {**line["task_info"], "segment_id": segment, "parent_id": parent, "parent_frame": frame}
+        attempt = 1 + (segment % _ONE_FAILS_IN == 0)
+        origin = {"segment_id": segment, "parent_id": parent, "parent_frame": frame, "attempt": attempt}
+        info = {**line["task_info"], **origin}
         source = line["task_info"]["segment_id"]
         yield {**_later(line, segment // len(real) * span), "task_info": info}, source
 
@@ -103,7 +105,6 @@ def _link(real: Path, path: Path, sources: list[int]) -> None:
 def _record(path: Path, infos: list[dict[str, Any]]) -> None:
     """Write the ledger: a task, an attempt and a trajectory for each segment; now and then an attempt failed."""
     Ledger(path / LEDGER).close()
-    failed = set(range(0, len(infos), _ONE_FAILS_IN))
     tasks: list[tuple[object, ...]] = []
     attempts: list[tuple[object, ...]] = []
     files: list[tuple[object, ...]] = []
@@ -111,10 +112,10 @@ def _record(path: Path, infos: list[dict[str, Any]]) -> None:
         segment = info["segment_id"]
         origin = (info["parent_id"], info["parent_frame"], 0, float(segment), info["walker_id"], 1, None, None, None)
         tasks.append((segment, "simulate", "complete", "local", *origin))
-        if segment in failed:
+        if info["attempt"] == 2:
             attempts.append((segment, 1, "local", "host", "0", float(segment), segment + 0.5, "error", _ERROR))
         attempts.append(
-            (segment, 1 + (segment in failed), "local", "host", "0", segment + 0.5, segment + 1.0, "success", None)
+            (segment, info["attempt"], "local", "host", "0", segment + 0.5, segment + 1.0, "success", None)
         )
         files.append((segment, "trajectory", f"trajectories/{segment:08d}.dcd", "0" * 64, 2600))
     with sqlite3.connect(path / LEDGER) as db:

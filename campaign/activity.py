@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -59,11 +61,21 @@ def ran(tasks: pd.DataFrame) -> pd.DataFrame:
     return found.assign(lane=lane, seconds=found.ended - found.started).sort_values("started")
 
 
-def utilisation(tasks: pd.DataFrame) -> pd.DataFrame:
+def utilisation(run: Run) -> pd.DataFrame:
+    """Return the share of time that workers computed, by site and topic, as `utilisation_of` the run's tasks."""
+    return utilisation_of(run.tasks, [each["started"] for each in run.meta.get("processes", ())])
+
+
+def utilisation_of(tasks: pd.DataFrame, began: Sequence[float] = ()) -> pd.DataFrame:
     """Return the share of time that workers computed, by site and topic.
 
-    Time is from the start of the first segment to the end of the last; attempts that did not count
-    are left out, and so are workers that never ran anything.
+    Time is from the start of the first segment to the end of the last, without that between two processes of the
+    campaign; attempts that did not count are left out, and so are workers that never ran anything.
+
+    Parameters
+    ----------
+    began
+        When each process of the campaign did, UNIX s.
 
     Returns
     -------
@@ -73,7 +85,8 @@ def utilisation(tasks: pd.DataFrame) -> pd.DataFrame:
     """
     found = ran(counted(tasks))
     segments = found[found.topic == "simulate"]
-    span = segments.ended.max() - segments.started.min()
+    each = segments.groupby(np.searchsorted(sorted(began), segments.started))
+    span = float((each.ended.max() - each.started.min()).sum())
     busy = found.groupby(["site", "topic"]).agg(executor=("executor", "first"), busy_s=("seconds", "sum"))
     busy["workers"] = busy.executor.map(found.groupby("executor").lane.nunique())
     busy["share"] = busy.busy_s / (busy.workers * span) if span > 0 else np.nan

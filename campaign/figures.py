@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from campaign.trace import Run
+from campaign.trace_files import FILES
 from tasks.errors import BadInput
 
 if TYPE_CHECKING:
@@ -19,9 +20,9 @@ FIGURES_VARIABLE = "WAYFINDER_NOTEBOOK_FIGURES"
 _ROOT = Path(__file__).parents[1]
 
 # Told apart with any colour vision (Okabe and Ito, https://jfly.uni-koeln.de/color/).
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000", "#999999")
 
-_TOPICS = ("simulate", "infer", "train", "coordinate", "equilibrate", "move", "gather", "hook", "glance")
+_TOPICS = tuple(FILES)
 
 
 def runs_of(named: str = "") -> list[Run]:
@@ -87,7 +88,7 @@ def set_style() -> None:
 
 def colour_of(topic: str) -> str:
     """Return the colour of a topic, the same in every figure."""
-    return COLOURS[_TOPICS.index(topic) % len(COLOURS)] if topic in _TOPICS else "#999999"
+    return COLOURS[_TOPICS.index(topic)]
 
 
 def save(figure: Figure, name: str) -> None:

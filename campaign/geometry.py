@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
-from campaign.archives import trajectory_path
 from campaign.trace import Run
-from campaign.trajectories import read_boxes
+from campaign.trajectories import each_trajectory, read_boxes, read_positions, trajectory_files
 from tasks.errors import BadInput
 from tasks.features import dihedrals_deg, rmsd_nm
 from tasks.periodic import make_whole
@@ -46,8 +45,8 @@ class Description:
 def describe(run: Run) -> Description:
     """Return what a person would plot of the frames of a run.
 
-    Phi and psi (degrees) of each residue that has both, in turn; of a system of so few points that it has no shape
-    their coordinates (nm); of others the RMSD to the prepared structure (nm).
+    Phi and psi (degrees) of each residue that has both, in turn, where trajectories have their atoms; of a system of
+    so few points that it has no shape their coordinates (nm); of others the RMSD to the prepared structure (nm).
 
     Raises
     ------
@@ -55,7 +54,7 @@ def describe(run: Run) -> Description:
         When trajectories lack atoms that this needs.
     """
     system = run.system
-    if len(system.phi_indices):
+    if _has_torsions(run):
         torsions = _stored(run, np.stack([system.phi_indices, system.psi_indices], 1).reshape(-1, 4))
         residues = range(1, len(system.phi_indices) + 1)
         several = len(system.phi_indices) > 1
@@ -80,12 +79,12 @@ def describe_for_states(run: Run) -> Description:
         When trajectories lack atoms that this needs, or nothing was learned yet.
     """
     shown = describe(run)
-    if len(run.system.phi_indices):
+    if shown.kind == "phi-psi":
         names = [
             f"{function} {name.removesuffix(' (degrees)')}" for function in ("cos", "sin") for name in shown.names
         ]
         return Description("phi-psi", tuple(names), lambda frames, boxes: _on_circle(shown.of(frames, boxes)))
-    if len(run.system.feature_indices) < MIN_FEATURES:
+    if shown.kind == "positions":
         return shown
     model = newest_model(run)
     return _of_whole(run, "embedding", tuple(f"z{k} of the embedding" for k in range(model.latent)), model.embed)
@@ -98,18 +97,18 @@ def table(run: Run, description: Description, segments: Iterable[int]) -> pd.Dat
     """
     parts: list[np.ndarray] = []
     ids: list[tuple[int, int]] = []
-    segments = list(segments)
-    for segment_id in segments:
+    segments = [int(segment_id) for segment_id in segments]
+    for segment_id, path in each_trajectory(trajectory_files(run.path, segments)):
         try:
-            frames = run.frames(segment_id)
-            boxes = read_boxes(trajectory_path(run.path, segment_id)) if description.needs_boxes else None
+            frames = read_positions(path)
+            boxes = read_boxes(path) if description.needs_boxes else None
         except BadInput:
             continue
         parts.append(description.of(frames, boxes))
         ids += [(segment_id, frame) for frame in range(len(frames))]
     values = np.concatenate(parts) if parts else np.empty((0, len(description.names)))
     index = pd.MultiIndex.from_tuples(ids, names=["segment_id", "frame"]) if ids else _no_rows()
-    found = pd.DataFrame(values, columns=list(description.names), index=index)
+    found = pd.DataFrame(values, columns=list(description.names), index=index).sort_index()
     found.attrs["left_out"] = len(segments) - len(parts)
     return found
 
@@ -143,13 +142,13 @@ def newest_model(run: Run) -> Model:
 def latent(reference: ReferenceSet) -> np.ndarray:
     """Return the embedding of a reference set's sample (n_frames, n_dimensions).
 
-    Where no model embeds (a policy that measures no novelty), these are principal components.
+    Where no model embeds (a policy that measures no novelty), these are the first two principal components.
     """
     from tasks.models import load_model
 
     if reference.sample.latent.shape[1]:
         return reference.sample.latent
-    return load_model(reference.pca.tobytes()).embed(reference.sample.points)
+    return load_model(reference.pca.tobytes()).embed(reference.sample.points)[:, :2]
 
 
 def plane(latent: np.ndarray) -> tuple[np.ndarray, float]:
@@ -166,6 +165,13 @@ def plane(latent: np.ndarray) -> tuple[np.ndarray, float]:
     shown = np.zeros((len(latent), 2))
     shown[:, : len(directions[:2])] = centred @ directions[:2].T
     return shown, float(variances[:2].sum() / variances.sum()) if variances.any() else 1.0
+
+
+def _has_torsions(run: Run) -> bool:
+    """Return whether residues have phi and psi, and trajectories the atoms of all."""
+    system = run.system
+    atoms = np.concatenate([system.phi_indices.ravel(), system.psi_indices.ravel()])
+    return len(atoms) > 0 and not len(np.setdiff1d(atoms, system.stored_indices))
 
 
 def _stored(run: Run, atoms: np.ndarray) -> np.ndarray:

@@ -288,11 +288,15 @@ class Run:
         ``replica``, ``iteration``, ``model_version`` of the coordinate, ``n_walkers``, ``flux_per_ps`` (weight that
         reached the target in a time, 1/ps), ``ended`` (UNIX s).
         """
-        return self.query(
+        found = self.query(
             "SELECT replica, iteration, model_version, n_walkers, flux AS flux_per_ps, ended FROM iteration"
             " ORDER BY replica, iteration",
             missing="iteration",
         )
+        if len(found):
+            # The ledger has that of each iteration, which is one segment of each walker, all of them equally long.
+            found["flux_per_ps"] /= float(self.segments.simulated_ps.median())
+        return found
 
     @cached_property
     def pcoords(self) -> pd.DataFrame:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from collections.abc import Collection, Iterator
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
-from campaign.archives import split, unpacked
+from campaign.archives import split, unpack_archive
 from campaign.ledger import ON_SCRATCH, read_ledger
 from campaign.rundir import LEDGER
 from tasks.errors import BadInput
@@ -28,16 +31,22 @@ def trajectory_files(run: Path, segments: Collection[int]) -> dict[int, tuple[Pa
 
 
 def each_trajectory(files: dict[int, tuple[Path, str | None]]) -> Iterator[tuple[int, Path]]:
-    """Yield segments and their trajectories as files that can be read, those of one archive together.
+    """Yield segments and their trajectories as files that can be read until the next is asked for.
 
-    What is in a damaged archive is left out.
+    Archives are unpacked one at a time, each once; what is in a damaged one is left out.
     """
-    for number in sorted(files, key=lambda number: (str(files[number][0]), number)):
-        file, name = files[number]
-        try:
-            yield number, file if name is None else unpacked(file) / name
-        except BadInput:
+    places = sorted((str(file), name or "", number) for number, (file, name) in files.items())
+    for file, members in groupby(places, key=itemgetter(0)):
+        each = [(number, name) for _, name, number in members]
+        if not each[0][1]:
+            yield from ((number, Path(file)) for number, _ in each)
             continue
+        with tempfile.TemporaryDirectory(prefix="wayfinder-trajectories-") as scrap:
+            try:
+                unpack_archive(Path(file), Path(scrap) / "all")
+            except BadInput:
+                continue
+            yield from ((number, Path(scrap) / "all" / name) for number, name in each)
 
 
 def read_positions(path: Path) -> np.ndarray:
@@ -71,17 +80,26 @@ def read_positions(path: Path) -> np.ndarray:
 
 
 def read_boxes(path: Path) -> np.ndarray:
-    """Return the box vectors of each frame (n_frames, 3, 3), in nm."""
-    if path.suffix == ".xtc":
-        from MDAnalysis.lib.formats.libmdaxdr import XTCFile
+    """Return the box vectors of each frame (n_frames, 3, 3), in nm.
 
-        # Not its reader, which leaves a file of offsets beside it.
-        with XTCFile(str(path)) as file:
-            return np.stack([frame.box.copy() for frame in file])
-    from MDAnalysis.coordinates.DCD import DCDReader
+    Raises
+    ------
+    BadInput
+        When it cannot be read, or has none.
+    """
+    try:
+        if path.suffix == ".xtc":
+            from MDAnalysis.lib.formats.libmdaxdr import XTCFile
 
-    with warnings.catch_warnings():
-        # Of steps that it copies, which is no matter here.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        with DCDReader(str(path)) as frames:
-            return np.stack([frame.triclinic_dimensions / 10.0 for frame in frames])
+            # Not its reader, which leaves a file of offsets beside it.
+            with XTCFile(str(path)) as file:
+                return np.stack([frame.box.copy() for frame in file])
+        from MDAnalysis.coordinates.DCD import DCDReader
+
+        with warnings.catch_warnings():
+            # Of steps that it copies, which is no matter here.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            with DCDReader(str(path)) as frames:
+                return np.stack([frame.triclinic_dimensions / 10.0 for frame in frames])
+    except (OSError, ValueError, RuntimeError, EOFError, TypeError) as error:
+        raise BadInput(f"boxes of trajectory {path} cannot be read ({error}): restore it from a copy") from error

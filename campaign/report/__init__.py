@@ -13,7 +13,6 @@ REPORT, COMPARISON = "report.html", "comparison.html"
 # segments, and of frames of each, no more than a person looks at.
 _BUDGET = 9_000_000
 MOST_SEGMENTS = 1_200
-_FEWEST_SEGMENTS = 400
 _MOST_FRAMES_EACH = 10
 
 # Of libraries, styles and figures, and of each segment in the maps and the tree: seen in reports of 120 to 10 000
@@ -25,7 +24,7 @@ def room(n_atoms: int) -> tuple[int, int]:
     """Return of how many segments a report shows coordinates, and of how many frames of each."""
     per_frame = 6 * n_atoms
     n_segments = min(max(_BUDGET // per_frame, 1), MOST_SEGMENTS)
-    n_frames = min(max(_BUDGET // (per_frame * min(n_segments, _FEWEST_SEGMENTS)), 1), _MOST_FRAMES_EACH)
+    n_frames = min(max(_BUDGET // (per_frame * n_segments), 1), _MOST_FRAMES_EACH)
     return n_segments, n_frames
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
+from campaign.figures import COLOURS
 from campaign.report import facts, panels
 from campaign.report.page import relative, write_page
-from campaign.report.panels import COLOURS, PARTS, Panel
+from campaign.report.panels import PARTS, Panel
 from campaign.trace import Run
 
 

@@ -11,13 +11,10 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from campaign import activity
+from campaign.figures import COLOURS, colour_of
 from campaign.report.lineage import Tree
 from campaign.report.structures import Sampled
 from campaign.trace import Run
-
-# Okabe and Ito's colours, which people with colour blindness tell apart (https://jfly.uni-koeln.de/color/).
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
-TOPICS = {"simulate": 0, "infer": 1, "train": 2, "move": 3, "coordinate": 4, "glance": 5, "equilibrate": 6, "hook": 7}
 
 PARTS = {
     "server_s": "to the task server",
@@ -281,8 +278,10 @@ def latent_map(run: Run, sampled: Sampled) -> Panel:
 def conformations(run: Run, sampled: Sampled) -> Panel:
     """Return the torsions of sampled frames, or how far they are from the start."""
     frames = sampled.frames
-    if frames.empty or sampled.description is None:
+    if frames.empty:
         return Panel("conformations", "Conformations", "No frame could be read.")
+    if sampled.description is None:
+        return Panel("conformations", "Conformations", "Trajectories lack the atoms that this needs (--store).")
     if sampled.description.kind == "phi-psi":
         angles = sampled.values.reshape(len(frames), -1, 2)
         n = angles.shape[1]
@@ -424,11 +423,6 @@ def ensemble(run: Run) -> Panel | None:
     else:
         said += "There is no target: the ensemble goes towards equilibrium."
     return Panel("ensemble", "Weighted ensemble", said, figure)
-
-
-def colour_of(topic: str) -> str:
-    """Return the colour that stands for a topic in all figures."""
-    return COLOURS[TOPICS.get(topic, len(COLOURS) - 1)]
 
 
 def size(n_bytes: float) -> str:

@@ -121,10 +121,11 @@ def _plane(reference: ReferenceSet) -> tuple[np.ndarray, tuple[str, ...]]:
     if not reference.sample.latent.shape[1] and not len(reference.pca):
         return np.full((len(reference.sample), 2), np.nan), ()
     latent = geometry.latent(reference)
-    of = "embedding" if reference.sample.latent.shape[1] else "structure"
-    if latent.shape[1] == 2:
-        return latent, tuple(f"{name} dimension of the {of}" for name in ("first", "second"))
-    return geometry.plane(latent)[0], tuple(f"{name} component of the {of}" for name in ("first", "second"))
+    shown = latent if latent.shape[1] == 2 else geometry.plane(latent)[0]
+    what = "component of the embedding" if shown is not latent else "dimension of the embedding"
+    if not reference.sample.latent.shape[1]:
+        what = "component of the structure"
+    return shown, (f"first {what}", f"second {what}")
 
 
 def _reachable(
@@ -162,8 +163,10 @@ def _read(
         if frames.shape[1:] != start.shape or not len(frames):
             continue
         of_points = [frame for frame in asked.get(segment, ()) if frame < len(frames)]
-        if description is not None and of_points:
-            values = description.of(frames[of_points], None if boxes is None else boxes[of_points])
+        if of_points:
+            nothing = np.empty((len(of_points), 0))
+            within = None if boxes is None else boxes[of_points]
+            values = nothing if description is None else description.of(frames[of_points], within)
             found.update({(segment, frame): row for frame, row in zip(of_points, values, strict=True)})
         evenly = np.linspace(0, len(frames) - 1, min(n_frames, len(frames))).round().astype(int)
         kept = np.unique([*evenly, *of_points, len(frames) - 1]).astype(int)

@@ -18,7 +18,7 @@ def tasks(*rows):
 
 
 def test_utilisation_is_time_at_work_of_all_workers_between_the_segments():
-    found = activity.utilisation(
+    found = activity.utilisation_of(
         tasks(
             ("simulate", "a/0", 0, 8), ("simulate", "a/1", 2, 6), ("simulate", "a/1", 7, 10), ("train", "a/0", 1, 3)
         )
@@ -30,14 +30,14 @@ def test_utilisation_is_time_at_work_of_all_workers_between_the_segments():
 def test_what_did_not_count_is_no_utilisation():
     counted, failed = ("simulate", "a/0", 0, 10), ("simulate", "a/1", 0, 10, False, "nan")
     outpaced = ("simulate", "a/1", 0, 10, True, "outpaced")
-    found = activity.utilisation(tasks(counted, failed, outpaced))
+    found = activity.utilisation_of(tasks(counted, failed, outpaced))
     assert found.busy_s.tolist() == [10.0]
 
 
 def test_utilisation_over_time_adds_up_to_that_of_the_whole():
     told = tasks(("simulate", "a/0", 0, 8), ("simulate", "a/1", 2, 6), ("simulate", "a/1", 7, 10))
     over_time = activity.utilisation_over_time(told, 7)["local", "simulate"]
-    assert over_time.mean() == pytest.approx(activity.utilisation(told).share["local", "simulate"])
+    assert over_time.mean() == pytest.approx(activity.utilisation_of(told).share["local", "simulate"])
     assert over_time.index[0] == pytest.approx(10 / 7 / 2 / 60)
     first, *_ = activity.utilisation_over_time(told, 10)["local", "simulate"]
     assert first == pytest.approx(0.5)
@@ -82,7 +82,7 @@ def test_figures_of_a_run_in_which_nothing_happened_are_noughts(tmp_path):
     assert told[["segments", "simulated_ns", "frames", "failures", "inferences"]].tolist() == [0, 0.0, 0, 0, 0]
     assert told.coverage is None
     for table in (
-        activity.utilisation(run.tasks),
+        activity.utilisation(run),
         activity.utilisation_over_time(run.tasks),
         activity.gaps(run.tasks),
         activity.latency(run.tasks),

@@ -133,6 +133,14 @@ def test_atoms_that_trajectories_lack_are_told(begin, alanine):
         geometry.describe(run)
 
 
+def test_torsions_are_told_where_all_their_atoms_are_kept(begin, alanine):
+    seen = np.setdiff1d(alanine.stored_indices, alanine.psi_indices[0, -1:])
+    seen = np.union1d(seen, alanine.feature_indices)
+    left = replace(alanine, feature_indices=np.setdiff1d(alanine.feature_indices, alanine.psi_indices[0, -1:]))
+    run = begin(replace(left, stored_indices=np.setdiff1d(seen, alanine.psi_indices[0, -1:])))
+    assert geometry.describe(run).kind == "rmsd"
+
+
 def test_atoms_are_found_where_trajectories_keep_them(begin, alanine):
     kept = alanine.stored_indices[::-1]
     run = begin(replace(alanine, stored_indices=kept))
@@ -171,6 +179,6 @@ def test_frames_that_no_model_embedded_are_shown_by_principal_components():
     model = fit_pca(points, 3)
     pca = np.frombuffer(model.to_bytes(), np.uint8)
     reference = replace(empty, sample=Sample(ids, points, np.empty((20, 0), np.float32)), pca=pca)
-    assert geometry.latent(reference) == pytest.approx(model.embed(points))
+    assert geometry.latent(reference) == pytest.approx(model.embed(points)[:, :2])
     embedded = replace(reference, sample=Sample(ids, points, points[:, 0, :2]))
     assert geometry.latent(embedded) is embedded.sample.latent

@@ -137,6 +137,25 @@ def test_of_a_segment_that_came_back_twice_the_attempt_counts_that_the_ledger_sa
     ]
 
 
+def test_a_result_that_came_too_late_counts_nowhere(folder, ledger):
+    with ledger.transaction():
+        for task_id, kind in ((2**40, "infer"), (2**40 + 1, "train")):
+            ledger.add_task(task_id, kind, "gpu")
+            for attempt, outcome in ((1, "late"), (2, "success")):
+                ledger.begin_attempt(task_id, attempt, "local")
+                ledger.end_attempt(task_id, attempt, outcome)
+    write(folder, "simulate", segment_line(0))
+    looked = {"task_id": 2**40, "reference_number": 1, "model_version": 0, "segment_ids": [0], "novelty": [1.5]}
+    looked |= {"n_frames": 8, "n_reference": 8, "coverage": 12.0}
+    write(folder, "infer", line(attempt=2, **looked), line(at=300.0, **(looked | {"coverage": 99.0})))
+    trained = {"task_id": 2**40 + 1, "model_version": 1, "n_frames": 8, "losses": {"critic": [3.0, 2.0]}}
+    write(folder, "train", line(attempt=2, **trained), line(at=300.0, **trained))
+    run = Run(folder)
+    assert run.inferences[["segments", "coverage"]].values.tolist() == [[1, 12.0]]
+    assert run.looks.novelty.to_dict() == {0: 1.5}
+    assert run.losses.critic.tolist() == [3.0, 2.0]
+
+
 def test_of_a_segment_that_ran_again_the_last_counts(folder):
     write(folder, "simulate", segment_line(0), segment_line(1), segment_line(0, at=300.0, attempt=2))
     segments = Run(folder).segments
@@ -278,9 +297,10 @@ def test_walkers_are_those_that_were_recorded(folder, iterations):
 
 
 def test_iterations_have_the_flux_that_was_recorded(folder, iterations):
+    write(folder, "simulate", segment_line(0, simulated_ps=0.5))
     found = Run(folder).iterations
     told = [one.resampled.flux for each in iterations.values() for one in each]
-    assert found.flux_per_ps.tolist() == told
+    assert found.flux_per_ps.tolist() == [flux / 0.5 for flux in told]
     assert found.model_version.unique().tolist() == [4]
     assert found.n_walkers.tolist() == [len(one.pcoord) for each in iterations.values() for one in each]
 

@@ -17,7 +17,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from campaign.report import write_report
-from campaign.trajectories import each_trajectory, trajectory_files
+from campaign.trajectories import each_trajectory, read_positions, trajectory_files
 from tests.browser import chromium, complaints, overflow_px
 from tests.integration.conftest import ROOT, Campaign
 
@@ -131,7 +131,8 @@ def test_coordinates_on_the_page_are_those_of_the_trajectories(short_run: Campai
         "return Array.from(new Int16Array(bytes.buffer)); }",
         [each["s"]],
     )
-    ((_, frames),) = each_trajectory(trajectory_files(short_run.run_dir, [each["s"]]))
+    ((_, path),) = each_trajectory(trajectory_files(short_run.run_dir, [each["s"]]))
+    frames = read_positions(path)
     found = np.array(shown).reshape(len(each["f"]), -1, 3) / 1000
     for row, frame in enumerate(each["f"]):
         # Laid on the start: what stays is how far its atoms are from one another.

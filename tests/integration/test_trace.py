@@ -66,7 +66,7 @@ def test_figures_of_the_traces_are_those_of_the_summary(run, short_run):
 
 
 def test_utilisation_is_that_of_the_summary(run, short_run):
-    found = utilisation(run.tasks)
+    found = utilisation(run)
     for topic, share in short_run.summary()["worker_utilisation"]["local"].items():
         ours = found.loc[("local", topic)]
         # It counts workers that had nothing to do as well.
