@@ -270,7 +270,7 @@ def export(command: Command, signals: Signals) -> int:
     """Write what other programs read of a campaign."""
     from campaign.export import write_exports
 
-    _end_at_signals()
+    _end_at(signals)
     assert command.export is not None
     for line in write_exports(command.named, command.export):
         tell(line)
@@ -282,14 +282,14 @@ def report(command: Command, signals: Signals) -> int:
     """Write a page of a campaign, or one that compares several."""
     from campaign.report import write_report
 
-    _end_at_signals()
+    _end_at(signals)
     tell(f"{write_report((command.named, *command.others), command.out)} is written")
     tell(f"run directory: {command.named}")
     return COMPLETE
 
 
-def _end_at_signals() -> None:
-    """Let a signal unwind what runs here, which leaves nothing half written."""
+def _end_at(signals: Signals) -> None:
+    """Let a signal unwind what runs from here on, which leaves nothing half written."""
 
     def end(number: int, frame: object) -> None:
         raise Interrupted(number)
@@ -297,6 +297,8 @@ def _end_at_signals() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, end)
+    if signals.first is not None:
+        raise Interrupted(signals.first)
 
 
 def watch(command: Command, signals: Signals) -> int:

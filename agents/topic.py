@@ -405,16 +405,16 @@ class TopicAgent(ABC, Generic[SpecT, ResultT]):
         )
         self._trace(outcome)
 
-    def _trace(self, outcome: Outcome) -> None:
+    def _trace(self, outcome: Outcome, **more: Any) -> None:
         """Write a trace line, which reaches the file after the commit."""
-        line = outcome.line({} if outcome.value is None else self.findings(outcome.value))
+        line = outcome.line({**({} if outcome.value is None else self.findings(outcome.value)), **more})
         self.state.ledger.add_record(self.topic, outcome.task_id, outcome.attempt, line)
         self.state.outbox.records.append((self.topic, line))
 
     def _note_late(self, outcome: Outcome) -> None:
         """Record a result of an attempt that was given up; its data are evicted, unless they were applied."""
         self.state.ledger.mark_late(outcome.task_id, outcome.attempt, host=outcome.host, worker=outcome.worker)
-        self._trace(outcome)
+        self._trace(outcome, late=True)
         if outcome.value is not None:
             self.state.outbox.discarded += self.files(outcome.value)
             for ref in self.outputs(outcome.value):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -112,8 +112,11 @@ def status(run: Path) -> Status:
     BadInput
         When there is none.
     """
+    # Before all else: what a process that is gone by now wrote last is read below.
+    in_use = in_use_by(run) is not None
     with read_ledger(run / LEDGER) as db:
-        return _status(run, db)
+        db.execute("BEGIN")
+        return _status(run, db, in_use)
 
 
 def statuses(path: Path) -> list[Status]:
@@ -132,7 +135,7 @@ def statuses(path: Path) -> list[Status]:
     return [status(ledger.parent) for ledger in runs]
 
 
-def _status(run: Path, db: sqlite3.Connection) -> Status:
+def _status(run: Path, db: sqlite3.Connection, in_use: bool) -> Status:
     meta = meta_of(db)
     settings = meta.get("settings", {})
     told = kept_state(db)
@@ -148,12 +151,9 @@ def _status(run: Path, db: sqlite3.Connection) -> Status:
     ):
         attempts.setdefault(kind, {})[outcome] = count
     lost = sum(count for outcomes in attempts.values() for outcome, count in outcomes.items() if outcome in _LOST)
-    (quarantined,) = db.execute(
-        "SELECT count(*) FROM (SELECT DISTINCT parent_id, parent_frame FROM task WHERE state = 'quarantined')"
-    ).fetchone()
     return Status(
         run=str(run),
-        status=status_word(meta.get("status", "running"), in_use_by(run) is not None),
+        status=status_word(meta.get("status", "running"), in_use),
         reason=meta.get("reason"),
         system=meta.get("system", ""),
         policy=settings.get("policy", ""),
@@ -165,8 +165,8 @@ def _status(run: Path, db: sqlite3.Connection) -> Status:
         tasks=tasks,
         attempts=attempts,
         lost=lost,
-        quarantined_starts=quarantined,
-        segments_per_hour=segments_per_hour(db),
+        quarantined_starts=quarantined_starts(db),
+        segments_per_hour=segments_per_hour(db, meta),
         errors=[{**error, "error": error["error"].partition("\n")[0]} for error in newest_errors(db, _N_ERRORS)],
         iterations=_iterations(db),
         live=live_segments(run, db),
@@ -190,32 +190,40 @@ def status_word(noted: str, in_use: bool) -> str:
 
 def kept_state(db: sqlite3.Connection) -> dict[str, Any]:
     """Return the numbers of the campaign as its newest decision left them; empty before there is any."""
-    try:
-        row = db.execute("SELECT value FROM kept WHERE key = 'state'").fetchone()
-    except sqlite3.OperationalError:  # of a version that kept nothing
-        return {}
-    return {} if row is None else dict(json.loads(row[0]))
+    rows = rows_of(db, "kept", "SELECT value FROM kept WHERE key = 'state'")
+    return dict(json.loads(rows[0][0])) if rows else {}
 
 
-def segments_per_hour(db: sqlite3.Connection) -> float | None:
-    """Return segments per hour over the newest ones."""
-    ended: list[float] = [
-        end
-        for (end,) in db.execute(
-            "SELECT ended FROM attempt WHERE outcome = 'success' AND task_id < ? ORDER BY rowid DESC LIMIT ?",
-            (FIRST_OTHER_ID, _RATE_OVER),
-        )
-    ]
+def rows_of(db: sqlite3.Connection, table: str, query: str) -> list[Any]:
+    """Return the rows of a query; none where an earlier version's ledger has no such table."""
+    known = db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+    return db.execute(query).fetchall() if known else []
+
+
+def quarantined_starts(db: sqlite3.Connection) -> int:
+    """Return how many starts are quarantined."""
+    (count,) = db.execute(
+        "SELECT count(*) FROM (SELECT DISTINCT parent_id, parent_frame FROM task"
+        " WHERE kind IN ('simulate', 'equilibrate') AND state = 'quarantined')"
+    ).fetchone()
+    return int(count)
+
+
+def segments_per_hour(db: sqlite3.Connection, meta: Mapping[str, Any]) -> float | None:
+    """Return segments per hour over the newest ones of the last process; without it no work was done."""
+    began = max((each["started"] for each in meta.get("processes", ())), default=0.0)
+    newest = db.execute(
+        "SELECT started, ended FROM attempt WHERE outcome = 'success' AND task_id < ? ORDER BY rowid DESC LIMIT ?",
+        (FIRST_OTHER_ID, _RATE_OVER),
+    )
+    ended: list[float] = [end for start, end in newest if start >= began]
     if len(ended) < 2 or max(ended) <= min(ended):
         return None
     return 3600 * (len(ended) - 1) / (max(ended) - min(ended))
 
 
 def _iterations(db: sqlite3.Connection) -> list[int]:
-    try:
-        rows = db.execute("SELECT max(iteration) FROM iteration GROUP BY replica ORDER BY replica").fetchall()
-    except sqlite3.OperationalError:  # an earlier version's ledger knows none
-        return []
+    rows = rows_of(db, "iteration", "SELECT max(iteration) FROM iteration GROUP BY replica ORDER BY replica")
     return [n for (n,) in rows]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-_FOLDER = "live"
+FOLDER = "live"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Announcement:
 
 def announce(run_dir: str | Path, served: Announcement) -> Path:
     """Tell of a server that listens already, and return the file, which is to be removed when it does no more."""
-    path = Path(run_dir) / _FOLDER / f"{served.segment_id:08d}-{served.attempt}.json"
+    path = Path(run_dir) / FOLDER / f"{served.segment_id:08d}-{served.attempt}.json"
     path.parent.mkdir(exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     part.write_text(json.dumps(asdict(served)) + "\n")
@@ -39,7 +39,7 @@ def announce(run_dir: str | Path, served: Announcement) -> Path:
 
 def announced(run_dir: str | Path) -> Iterator[Announcement]:
     """Yield what is told, oldest segment first; of a worker that was killed it may be there no more."""
-    for path in sorted((Path(run_dir) / _FOLDER).glob("*.json")):
+    for path in sorted((Path(run_dir) / FOLDER).glob("*.json")):
         try:
             told = json.loads(path.read_text())
             yield Announcement(int(told["segment_id"]), int(told["attempt"]), str(told["host"]), int(told["port"]))
@@ -49,4 +49,4 @@ def announced(run_dir: str | Path) -> Iterator[Announcement]:
 
 def forget_announcements(run_dir: str | Path) -> None:
     """Remove what is told, once nothing runs any more."""
-    shutil.rmtree(Path(run_dir) / _FOLDER, ignore_errors=True)
+    shutil.rmtree(Path(run_dir) / FOLDER, ignore_errors=True)

@@ -12,10 +12,18 @@ from typing import Any, Generic, TypeVar, get_args
 
 from campaign.ledger import Kind, meta_of, read_ledger
 from campaign.rundir import LEDGER
-from campaign.status import kept_state, live_segments, newest_errors, segments_per_hour
+from campaign.status import (
+    kept_state,
+    live_segments,
+    newest_errors,
+    quarantined_starts,
+    rows_of,
+    segments_per_hour,
+)
 from campaign.watch.bins import MOST_BINS
 from campaign.watch.view import Ensemble
 from policies.rates import DISCARD
+from tasks.announce import FOLDER
 
 _N_ERRORS = 10
 
@@ -70,13 +78,7 @@ class Account:
 
 
 class Books:
-    """The ledger of a run, read when it has changed.
-
-    Raises
-    ------
-    BadInput
-        When there is none, here and whenever it cannot be read.
-    """
+    """The ledger of a run, read when it has changed."""
 
     def __init__(self, run: Path) -> None:
         self._run = run
@@ -85,7 +87,7 @@ class Books:
         self._errors = _Seldom(_newest_errors)
         self._ensemble = _Seldom(_ensemble)
         self._final = False
-        self._account = self._read(now=True)
+        self._account: Account  # what `read` returned last
 
     def read(self, over: bool) -> Account:
         """Return what it tells now.
@@ -94,6 +96,11 @@ class Books:
         ----------
         over
             Whether nobody writes to it any more: then everything is asked for once more, and nothing after that.
+
+        Raises
+        ------
+        BadInput
+            When there is none, or it cannot be read.
         """
         marks = self._marks()
         settled = time.time() - max((mark[0] for mark in marks), default=0.0) / 1e9 > _SETTLED_S
@@ -109,7 +116,8 @@ class Books:
     def _marks(self) -> tuple[tuple[int, int, int], ...]:
         """Return what tells that the ledger has not changed."""
         found = []
-        for path in (self._run / LEDGER, self._run / f"{LEDGER}-wal"):
+        # What runs is announced by workers, after it was committed.
+        for path in (self._run / LEDGER, self._run / f"{LEDGER}-wal", self._run / FOLDER):
             try:
                 told = path.stat()
             except OSError:
@@ -127,11 +135,11 @@ class Books:
                 meta=meta,
                 told=told,
                 out=_out(db),
-                segments_per_hour=segments_per_hour(db),
+                segments_per_hour=segments_per_hour(db, meta),
                 live=live_segments(self._run, db),
                 tasks=self._tasks.ask(db, now),
                 errors=self._errors.ask(db, now, of=n_failed),
-                quarantined=_quarantined(db),
+                quarantined=quarantined_starts(db),
                 ensemble=self._ensemble.ask(db, now)
                 if meta.get("settings", {}).get("policy") == "weighted-ensemble"
                 else None,
@@ -203,21 +211,9 @@ def _newest_errors(db: sqlite3.Connection) -> list[dict[str, Any]]:
     return found
 
 
-def _quarantined(db: sqlite3.Connection) -> int:
-    """Return how many starts are quarantined."""
-    (count,) = db.execute(
-        "SELECT count(*) FROM (SELECT DISTINCT parent_id, parent_frame FROM task"
-        " WHERE kind IN ('simulate', 'equilibrate') AND state = 'quarantined')"
-    ).fetchone()
-    return int(count)
-
-
 def _ensemble(db: sqlite3.Connection) -> Ensemble:
     settings, told = meta_of(db)["settings"], kept_state(db)
-    try:
-        last = db.execute("SELECT replica, max(iteration), n_walkers FROM iteration GROUP BY replica").fetchall()
-    except sqlite3.OperationalError:  # an earlier version's ledger knows none
-        last = []
+    last = rows_of(db, "iteration", "SELECT replica, max(iteration), n_walkers FROM iteration GROUP BY replica")
     return Ensemble(
         pcoord=settings.get("pcoord") or "",
         target=settings.get("target"),

@@ -35,7 +35,7 @@ _READ_AT_ONCE = 4_000_000
 
 # What the Thinker keeps to itself until its end.
 _OF_THE_SUMMARY = (
-    "status", "wall_s", "startup_s", "decision_ms", "thinker_bytes_per_segment", "proxies", "weighted_ensemble",
+    "wall_s", "startup_s", "decision_ms", "thinker_bytes_per_segment", "proxies", "weighted_ensemble",
 )  # fmt: skip
 
 
@@ -58,7 +58,7 @@ class Following:
         self._books = Books(run)
         self._tails = {topic: Tail(run / name) for topic, name in FILES.items()}
         self._tallies = {topic: tally_of(topic) for topic in FILES}
-        self._account = self._books.read(over=False)
+        self._account = self._books.read(over=in_use_by(run) is None)
 
     def look(self) -> View:
         """Return how the campaign stands now; what cannot be read is told in the view."""
@@ -228,7 +228,7 @@ class Following:
         try:
             told = json.loads((self._run / SUMMARY).read_text(), parse_constant=lambda _: None)
             return {name: told.get(name) for name in _OF_THE_SUMMARY}
-        except (OSError, ValueError, AttributeError):  # it is not there yet, or was damaged since
+        except (OSError, ValueError, AttributeError, RecursionError):  # it is not there yet, or was damaged since
             return None
 
     def _behind(self) -> float:

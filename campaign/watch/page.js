@@ -223,9 +223,10 @@ const PANELS = {
     },
   },
   failures: {
-    needs: ["errors", "failures", "quarantined"],
+    needs: ["errors", "failures"],
     draw(v) {
-      if (!v.errors.length) return [nothing("Nothing failed.")];
+      const kinds = Object.entries(v.failures).map(([kind, n]) => `${n} ${kind}`).join(", ");
+      if (!v.errors.length) return [nothing(kinds ? `${kinds}: what they say is yet to be read.` : "Nothing failed.")];
       const open = new Set([...document.querySelectorAll("#failures details[open]")].map((each) => each.dataset.key));
       const list = v.errors.map((error) => {
         const key = `${error.task_id}/${error.attempt}`;
@@ -347,7 +348,7 @@ function sentence() {
     return "The campaign has died: its process ended without a word. Resume it, and this page goes on.";
   }
   if (view.status === "running") return "The campaign is running.";
-  if (!view.over) return "A process has the campaign: it is beginning, or about to end.";
+  if (!view.over) return `A process has the campaign, which is ${view.status}: it begins, ends, or has others to run.`;
   return { complete: `The campaign is complete${why}.`, interrupted: `The campaign was interrupted${why}.`,
     failed: `The campaign failed${why}.` }[view.status] || `The campaign is ${view.status}${why}.`;
 }

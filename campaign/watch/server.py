@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import threading
 import time
@@ -21,8 +22,9 @@ from tornado.web import Application, HTTPError, RequestHandler
 
 from campaign.display import tell
 from campaign.watch.following import Following
-from campaign.watch.view import View
 from tasks.errors import BadInput
+
+logger = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 
@@ -37,6 +39,9 @@ _PATIENCE_S = 10.0
 _LONGEST_CONNECTION_S = 30.0
 
 _MOST_HEADER_BYTES = 16_384
+
+# The page gives up after 10 s.
+_LONGEST_LOOK_S = 8.0
 
 _LOOK_EVERY_S = 0.25
 
@@ -62,19 +67,30 @@ class Glances:
         self._following = following
         self._told = b""
         self._looked = -float("inf")
-        self._looking: asyncio.Future[View] | None = None
+        self._looking: asyncio.Future[None] | None = None
 
     async def view(self) -> bytes:
-        """Return the campaign in JSON, as it was not long ago."""
+        """Return the campaign in JSON, as it was not long ago.
+
+        Raises
+        ------
+        HTTPError
+            503 while a look takes too long, as on a disk that is gone: what is old is not told as new.
+        """
         if self._looking is None and time.monotonic() - self._looked > 0.9 * POLL_S:
-            self._looking = aside(self._following.look)
+            self._looking = asyncio.ensure_future(self._look())
+        if self._looking is not None:
             try:
-                self._told = (await asyncio.shield(self._looking)).as_json()
-            finally:
-                self._looked, self._looking = time.monotonic(), None
-        elif self._looking is not None and not self._told:
-            return (await asyncio.shield(self._looking)).as_json()
+                await asyncio.wait_for(asyncio.shield(self._looking), _LONGEST_LOOK_S)
+            except TimeoutError:
+                raise HTTPError(503) from None
         return self._told
+
+    async def _look(self) -> None:
+        try:
+            self._told = (await aside(self._following.look)).as_json()
+        finally:
+            self._looked, self._looking = time.monotonic(), None
 
 
 def aside(work: Callable[[], AnswerT]) -> asyncio.Future[AnswerT]:
@@ -126,6 +142,11 @@ class _Handler(RequestHandler):
         """Say as little as the code does."""
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         self.finish(f"{status_code}\n")
+
+    def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
+        """Say what went wrong without the address, which holds the token."""
+        if not isinstance(value, HTTPError):
+            logger.error("%s cannot be answered", self.request.path, exc_info=(typ, value, tb))
 
     async def get(self) -> None:
         raise HTTPError(404)

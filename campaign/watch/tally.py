@@ -76,7 +76,7 @@ class TopicTally:
             try:
                 told = json.loads(line, parse_constant=lambda _: None)
                 self._take(told, told["task_info"])
-            except (ValueError, TypeError, LookupError, AttributeError, OverflowError):
+            except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError):
                 self.n_unreadable += 1
 
     def latency(self) -> Latency | None:
@@ -91,9 +91,10 @@ class TopicTally:
         site = self.sites.setdefault(str(info["site"]), SiteTally())
         ran = _number(times.get("compute_started")), _number(times.get("compute_ended"))
         site.add(success, worker_of(told), *ran)
-        if success:
-            if (waits := _waits(times, info)) is not None:
-                self._waits.append(waits)
+        if success and (waits := _waits(times, info)) is not None:
+            self._waits.append(waits)
+        # What came too late was found by another attempt.
+        if success and not info.get("late"):
             self.found(info, _number(times.get("result_received")))
 
     def found(self, info: Mapping[str, Any], received: float | None) -> None:

@@ -56,7 +56,8 @@ def line(view: View) -> str:
         f"{_pace(view)}  coverage {_coverage(view)}  model {view.model_versions}  "
         f"{sum(view.failures.values())} failed attempts  busy: {busy or 'none'}"
     )
-    return _printable(told)
+    trouble = "".join(f"  trouble: {each}" for each in view.trouble)
+    return _printable(told + trouble)
 
 
 def _panel(view: View) -> Table:
@@ -96,7 +97,7 @@ def _rows(view: View) -> Iterator[tuple[str, RenderableType]]:
 
 
 def _status(view: View) -> str:
-    return view.status if view.over or view.status == "running" else "beginning or ending"
+    return view.status if view.over or view.status == "running" else f"{view.status}, and a process has it"
 
 
 def _pace(view: View) -> str:

@@ -9,6 +9,7 @@ from campaign.watch import books
 from campaign.watch.bins import MOST_BINS
 from campaign.watch.following import Following
 from campaign.watch.tally import tally_of
+from tasks.announce import Announcement, announce
 from tasks.errors import BadInput
 
 
@@ -178,6 +179,25 @@ def test_no_more_workers_are_busy_than_there_are(run):
     with run.held():
         (row,) = Following(run.path).look().workers
     assert (row.slots, row.busy, row.out) == (2, 2, 5)
+
+
+def test_what_is_announced_after_its_commit_is_seen(run, monkeypatch):
+    monkeypatch.setattr(books, "_SETTLED_S", 0.0)
+    run.send(3)
+    following = Following(run.path)
+    with run.held():
+        assert following.look().live == []
+        announce(run.path, Announcement(3, 1, "127.0.0.1", 41233))
+        (served,) = following.look().live
+    assert served["url"] == "imd://127.0.0.1:41233"
+
+
+def test_a_result_that_came_too_late_is_no_segment(run):
+    line = json.loads(run.segment(0))
+    line["task_info"]["late"] = True
+    run.write("simulate", json.dumps(line))
+    view = Following(run.path).look()
+    assert view.newest == []
 
 
 def test_an_ended_campaign_is_taken_up_again_when_it_is_resumed(run):

@@ -204,7 +204,7 @@ def test_figures_are_read_once_for_all_who_ask_and_never_for_nobody(run, monkeyp
         assert 1 <= len(looks) <= 2
 
 
-def test_a_look_that_goes_wrong_is_no_end(run, monkeypatch, capsys):
+def test_a_look_that_goes_wrong_is_no_end(run, monkeypatch, caplog):
     look = Following.look
     failing = threading.Event()
     failing.set()
@@ -219,6 +219,8 @@ def test_a_look_that_goes_wrong_is_no_end(run, monkeypatch, capsys):
     with watched(run.path, monkeypatch) as page:
         status, _, body = page.ask("/view.json")
         assert (status, body) == (500, b"500\n")
+        assert "/view.json cannot be answered" in caplog.text
+        assert page.token not in caplog.text
         failing.clear()
         assert page.view()["segments"] == 0
 
